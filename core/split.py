@@ -1,0 +1,63 @@
+"""Splits that cannot leak: a prompt belongs to exactly one of train, validation and test, by a hash of its content."""
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from core import rng
+from core.batch import Batch, concatenate
+from core.task import Task
+
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the space of prompts
+CANDIDATES_AT_ONCE = 4  # in blocks: keeps the memory of the rare splits near that of the common one
+PATIENCE = 100  # in blocks: a split that accepts under 1 % of that many draws counts as empty
+
+
+class TooFewPrompts(ValueError):
+    """The task has so few distinct prompts that a split has none, or next to none, of them."""
+
+
+@cache
+def _weights(length: int) -> np.ndarray:
+    return rng.generator("split", 0, "", 0).integers(2**64, size=length, dtype=np.uint64)
+
+
+def split_of(prompts: np.ndarray) -> np.ndarray:
+    """The split of each row of int64 (B, P), as an index into SHARES, int64 (B,).
+
+    Depends on nothing but the tokens: not on the seed, so that no run's validation prompt is another run's training
+    prompt. The hash is multilinear in the tokens, modulo 2^64, then mixed (the finaliser of SplitMix64; Steele, Lea and
+    Flood, 2014).
+    """
+    x = prompts.view(np.uint64) @ _weights(prompts.shape[1])
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    borders = np.cumsum(list(SHARES.values()))[:-1]
+    return np.searchsorted(borders, x / 2.0**64, side="right")
+
+
+def draw_block(task: Task, seed: int, split: str, block: int) -> Batch:
+    """Examples block * n .. (block + 1) * n - 1 of a split, with n = `task.examples_per_block`.
+
+    A pure function of its arguments. Draws of other splits are rejected, which leaves the law of the rest as it was.
+    Raises TooFewPrompts where the split is empty.
+    """
+    generator = rng.generator(task.fingerprint, seed, split, block)
+    number, share = list(SHARES).index(split), SHARES[split]
+    n = task.examples_per_block
+    parts: list[Batch] = []
+    found, draws = 0, 0
+    while found < n:
+        size = min(int((n - found) / share * 1.05) + 16, CANDIDATES_AT_ONCE * n)
+        batch = task.sample(generator, size)
+        chosen = np.flatnonzero(split_of(task.prompt(batch)) == number)[: n - found]
+        parts.append(batch.rows(torch.from_numpy(chosen)))
+        found, draws = found + len(chosen), draws + size
+        if draws >= PATIENCE * n and found < draws / 100:
+            raise TooFewPrompts(
+                f"task {task.name}: {draws:,} draws with {task.model_dump()} gave {found} examples of the {split} split. "
+                "It has too few distinct prompts to be divided: make it longer or its vocabulary larger"
+            )
+    return concatenate(parts)
