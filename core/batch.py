@@ -32,11 +32,13 @@ class SupervisedBatch(NamedTuple):
     positions: Tensor  # int64 (N,), ascending indices into the flattened (B * T) tokens
     labels: Tensor  # int64 (N,), the token to predict at each of them
 
+    def pinned(self, device: torch.device) -> "SupervisedBatch":
+        """In memory from which `device` can be fed without waiting."""
+        return SupervisedBatch(*(x.pin_memory() for x in self)) if device.type == "cuda" else self
+
     def to(self, device: torch.device) -> "SupervisedBatch":
-        """Copies to `device`; to a GPU from pinned memory, without waiting."""
-        if device.type != "cuda":
-            return self
-        return SupervisedBatch(*(x.pin_memory().to(device, non_blocking=True) for x in self))
+        """On `device`, without waiting for the copy."""
+        return SupervisedBatch(*(x.to(device, non_blocking=True) for x in self)) if device.type == "cuda" else self
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:

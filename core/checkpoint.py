@@ -1,0 +1,170 @@
+"""Checkpoints: folders that appear whole or not at all, prove that they are intact, and that `transformers` loads."""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from core import hf, optim
+from core.errors import UserError
+from core.model import GPT
+
+MANIFEST = "manifest.json"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "trainer_state.json"
+
+
+def list_steps(run_dir: Path) -> list[int]:
+    """Steps of the checkpoint folders in `run_dir`, ascending, intact or not."""
+    names = (path.name for path in run_dir.glob("checkpoint-*"))
+    return sorted(int(m[1]) for name in names if (m := re.fullmatch(r"checkpoint-(\d+)", name)))
+
+
+def folder(run_dir: Path, step: int) -> Path:
+    return run_dir / f"checkpoint-{step}"
+
+
+def save(
+    run_dir: Path, step: int, model: GPT, optimizer: torch.optim.Optimizer, state: dict[str, Any], pad_token: int | None
+) -> Path:
+    """Writes `run_dir/checkpoint-{step}` and returns it.
+
+    Files are written to a hidden folder, flushed to the disk and listed with sizes and hashes; then the folder is
+    renamed. A folder that already has the name (damaged, or it would have been resumed) is kept under `.damaged`.
+    """
+    partial = run_dir / f".checkpoint-{step}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        hf.save(model, partial, pad_token=pad_token)
+        save_file({k: v.contiguous() for k, v in optim.state_tensors(optimizer, model).items()}, partial / OPTIMIZER)
+        (partial / STATE).write_text(json.dumps(state, indent=2, allow_nan=False) + "\n")
+        _write_manifest(partial)
+        for path in [*partial.iterdir(), partial]:
+            _flush(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    final = folder(run_dir, step)
+    if final.exists():
+        _move_aside(final)
+    partial.rename(final)
+    _flush(run_dir)
+    return final
+
+
+def load(path: Path, model: GPT, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Puts weights and optimiser state into place and returns the trainer's state."""
+    hf.load_weights(model, load_file(path / "model.safetensors"), path)
+    optim.load_state_tensors(optimizer, model, load_file(path / OPTIMIZER))
+    return read_state(path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    return json.loads((path / STATE).read_text())
+
+
+def newest_intact(run_dir: Path, say: Callable[[str], None]) -> int | None:
+    """Step of the newest checkpoint that is whole; every damaged one above it is named. None if there is none."""
+    for step in reversed(list_steps(run_dir)):
+        problem = damage(folder(run_dir, step))
+        if problem is None:
+            return step
+        say(f"{folder(run_dir, step)} is damaged and skipped: {problem}")
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint folder, compared byte for byte with its manifest; None if nothing is."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        files = manifest["files"]
+        if manifest["sha256"] != _hash_of_list(files):
+            return f"{MANIFEST} does not match its own hash"
+        for name, expected in files.items():
+            size = (path / name).stat().st_size
+            if size != expected["bytes"]:
+                return f"{name} has {size:,} bytes, not {expected['bytes']:,}"
+            if _hash_of_file(path / name) != expected["sha256"]:
+                return f"{name} does not match its hash"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def prune(run_dir: Path, newest: int, limit: int | None, keep: set[int]) -> None:
+    """Deletes the oldest checkpoints until `limit` are left, but never `newest`, the best, or those in `keep`.
+
+    Checkpoints later than `newest` belong to a damaged future that a resume has given up: they neither count nor go.
+    """
+    if limit is None:
+        return
+    counted = [step for step in list_steps(run_dir) if step <= newest and step not in keep]
+    protected = {newest, best_step(run_dir)}
+    surplus = max(0, len(counted) - limit)
+    for step in [step for step in counted if step not in protected][:surplus]:
+        shutil.rmtree(folder(run_dir, step))
+
+
+def best_step(run_dir: Path) -> int | None:
+    """The step that `run_dir/best` points to; None without a link."""
+    link = run_dir / "best"
+    return int(link.readlink().name.removeprefix("checkpoint-")) if link.is_symlink() else None
+
+
+def link_best(run_dir: Path, step: int) -> None:
+    """Points `run_dir/best` at a checkpoint, in one step that cannot leave it dangling."""
+    link = run_dir / ".best.partial"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder(run_dir, step).name)
+    link.replace(run_dir / "best")
+
+
+@contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Holds the run's folder; raises UserError if another process does. The system frees it when a process dies."""
+    path = run_dir / ".lock"
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{run_dir}: another run is writing here; wait for it or choose another folder") from None
+        yield
+
+
+def _write_manifest(path: Path) -> None:
+    files = {p.name: {"bytes": p.stat().st_size, "sha256": _hash_of_file(p)} for p in sorted(path.iterdir())}
+    (path / MANIFEST).write_text(json.dumps({"files": files, "sha256": _hash_of_list(files)}, indent=2) + "\n")
+
+
+def _hash_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_of_list(files: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _move_aside(path: Path) -> None:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged{number}")).exists():
+        number += 1
+    path.rename(aside)

@@ -1,0 +1,82 @@
+"""Verbs to functions: what every package's `cli.py` is made of."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from core import config
+from core.errors import CommandError, UserError
+
+HELP_FLAGS = ("--help", "-h")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What a command can be told to do. Its function takes the checked configuration, or nothing without a schema."""
+
+    function: Callable[..., Any]
+    schema: config.Schema | None = None
+    rehearsal: Callable[..., Any] | None = None  # what --dry_run calls instead
+
+
+def run_verbs(verbs: dict[str, Verb], argv: list[str] | None, *, doc: str, default: str) -> int:
+    """Runs `[VERB] [--config FILE] [--key value ...]` and returns the exit status.
+
+    0 done, 1 the run failed, 2 the command cannot be carried out, 75 stopped by a signal and to be started again,
+    130 stopped by Ctrl-C. Errors meant for people are printed one line each, without a traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _run(verbs, arguments, doc, default)
+    except CommandError as error:
+        return _report(error.problems, error.status)
+    except KeyboardInterrupt:
+        return _report(("interrupted",), 130)
+    return 0
+
+
+def _run(verbs: dict[str, Verb], arguments: list[str], doc: str, default: str) -> None:
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else default
+    if name not in verbs:
+        raise UserError(f"{name!r}: no such verb; there are {', '.join(verbs)}")
+    verb = verbs[name]
+    asks_help = any(flag in arguments for flag in HELP_FLAGS)
+    flags = config.read_flags([word for word in arguments if word not in HELP_FLAGS])
+    file = flags.pop("config", None)
+    switches = {switch: flags.pop(switch, "false") == "true" for switch in ("print_config", "dry_run")}
+    if asks_help:
+        return print(_help(verbs, name, doc, file, flags))
+    if verb.schema is None:
+        if file or flags or any(switches.values()):
+            raise UserError(f"{name} takes no options")
+        return verb.function()
+    checked = config.resolve(verb.schema, file, flags)
+    if switches["print_config"]:
+        return print(config.as_yaml(checked), end="")
+    if switches["dry_run"]:
+        if verb.rehearsal is None:
+            raise UserError(f"--dry_run: {name} cannot be rehearsed")
+        return verb.rehearsal(checked)
+    return verb.function(checked)
+
+
+def _help(verbs: dict[str, Verb], name: str, doc: str, file: str | None, flags: dict[str, str]) -> str:
+    verb, others = verbs[name], ", ".join(verbs)
+    text = f"{doc.strip()}\n\nVerbs: {others}. This is the help of `{name}`.\n"
+    if verb.schema is None:
+        return text + "It takes no options."
+    given = {**(config.read_file(file) if file else {}), **flags}
+    text += "\n  --config FILE  keys from a YAML or JSON file; those given as flags win\n"
+    text += "  --print_config  print the resolved configuration and do nothing else\n"
+    if verb.rehearsal is not None:
+        text += "  --dry_run  build everything, try a few steps, report size and expected duration, write nothing\n"
+    return text + config.help_of(verb.schema(given))
+
+
+def _report(problems: tuple[str, ...], status: int) -> int:
+    if os.environ.get("RANK", "0") == "0":  # under torchrun every rank meets the same problem
+        for problem in problems:
+            print(f"error: {problem}" if status in (1, 2) else problem, file=sys.stderr)
+    return status

@@ -1,0 +1,217 @@
+"""From a file and flags to a checked configuration: the command line wins over the file, the file over the default.
+
+A schema is a pydantic model; the same fields give the checks, the error messages and the help.
+"""
+
+import difflib
+import re
+import types
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from core.errors import UserError
+
+
+class Config(BaseModel):
+    """The base of every command's configuration: unknown keys, wrong types and infinities are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Schema = Callable[[dict[str, Any]], type[BaseModel]]  # from the values given, since they may decide on further keys
+
+
+# --- Reading
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that means what its writer meant: 5e-4 and 1e6 are numbers, 12_12_768 is a name, a key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_INTEGER = re.compile(r"[-+]?[0-9]+(?:[eE]\+?[0-9]{1,2})?$")
+_FLOAT = re.compile(r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF|nan|NaN|NAN))$")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag.rpartition(":")[2] in ("bool", "null", "merge")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(Decimal(node.value)))
+
+
+def parse_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)  # a SafeLoader
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """The keys of a YAML or JSON file. Raises UserError naming the file and the line."""
+    try:
+        values = parse_yaml(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no text file: {error.reason} at byte {error.start}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise UserError(f"{path}: {place}{getattr(error, 'problem', None) or error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"{path}: holds {type(values).__name__}, where lines of the form `key: value` are expected")
+    return values
+
+
+def read_flags(arguments: list[str]) -> dict[str, str]:
+    """`--key value`, `--key=value`, and a bare `--key` for true. Raises UserError for anything else."""
+    flags: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--":
+            raise UserError(f"{word!r}: expected --key value, --key=value or a bare --key for true")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        if key in flags:
+            raise UserError(f"--{key}: given twice")
+        flags[key] = value
+    return flags
+
+
+# --- Checking
+
+
+def resolve(schema: Schema, file: str | None, flags: dict[str, str]) -> Any:
+    """The checked configuration. Raises UserError with every problem at once, one line each."""
+    from_file = read_file(file) if file else {}
+    model = schema({**from_file, **flags})
+    fields = model.model_fields
+    values = {**from_file, **{key: _typed(text, fields.get(key)) for key, text in flags.items()}}
+
+    def origin(key: str) -> str:
+        return f"--{key}" if key in flags else f"{file}: {key}" if file else key
+
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(*problems(error, model, values, origin, whole=file or "command line")) from error
+
+
+def problems(
+    error: ValidationError,
+    model: type[BaseModel],
+    values: dict[str, Any],
+    origin: Callable[[str], str] = str,
+    whole: str = "",
+) -> list[str]:
+    """A line for each key that is wrong. `origin` says where a key came from, `whole` where all of them did."""
+    lines: dict[str, str] = {}  # by key, since a union reports each of its members
+    for detail in error.errors():
+        key = str(detail["loc"][0]) if detail["loc"] else ""
+        message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
+        if key:
+            lines.setdefault(key, f"{origin(key)}: {message or _explain(detail['type'], key, values, model)}")
+        else:
+            lines[message] = f"{whole}: {message}" if whole else message
+    return list(lines.values())
+
+
+def _explain(kind: str, key: str, values: dict[str, Any], model: type[BaseModel]) -> str:
+    fields = model.model_fields
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(key, fields, n=1)
+        return "no such key. " + (f"Did you mean {close[0]}?" if close else "--help lists them all.")
+    if kind == "missing":
+        return f"is missing; {domain(fields[key])}"
+    return f"{values[key]!r} is not allowed; {domain(fields[key])}"
+
+
+def _typed(text: str, field: FieldInfo | None) -> Any:
+    """What a flag's text means for its field: names stay text, so that `--run_name 007` is not seven."""
+    kinds = _members(field.annotation) if field else ()
+    if str in kinds and not (text in ("null", "~") and type(None) in kinds):
+        return text
+    if any(get_origin(kind) is list for kind in kinds) and not text.startswith("[") and text != "null":
+        text = f"[{text}]"
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError:
+        return text
+
+
+# --- Explaining
+
+
+def domain(field: FieldInfo) -> str:
+    """What a field accepts, in words: `integer >= 1`, `one of constant, cosine, linear`, `number in [0, 1) or null`."""
+    return _describe(field.annotation, field.metadata)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _describe(annotation: Any, metadata: list[Any]) -> str:
+    if get_origin(annotation) is Annotated:
+        inner, *more = get_args(annotation)
+        extra = [m for item in more for m in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return _describe(inner, [*metadata, *extra])
+    members = _members(annotation)
+    if len(members) > 1:
+        named = [_describe(member, metadata) for member in members if member is not type(None)]
+        return " or ".join(named + ["null"] * (type(None) in members))
+    if get_origin(annotation) is Literal:
+        choices = [str(choice) for choice in get_args(annotation)]
+        return choices[0] if len(choices) == 1 else "one of " + ", ".join(choices)
+    if get_origin(annotation) is list:
+        return f"list of {_describe(get_args(annotation)[0], [])}"
+    name = {int: "integer", float: "number", bool: "true or false", str: "text"}.get(annotation, str(annotation))
+    return name + _bounds(metadata) if annotation in (int, float) else name
+
+
+def _bounds(metadata: list[Any]) -> str:
+    low = next((f"{m.ge}" for m in metadata if isinstance(m, annotated_types.Ge)), None)
+    above = next((f"{m.gt}" for m in metadata if isinstance(m, annotated_types.Gt)), None)
+    high = next((f"{m.le}" for m in metadata if isinstance(m, annotated_types.Le)), None)
+    below = next((f"{m.lt}" for m in metadata if isinstance(m, annotated_types.Lt)), None)
+    if (low or above) and (high or below):
+        return f" in {'[' + low if low else '(' + str(above)}, {high + ']' if high else str(below) + ')'}"
+    words = [(">=", low), (">", above), ("<=", high), ("<", below)]
+    return "".join(f" {sign} {bound}" for sign, bound in words if bound is not None)
+
+
+def help_of(model: type[BaseModel]) -> str:
+    """Every key with its meaning, what it accepts, and its default."""
+    lines = []
+    for name, field in model.model_fields.items():
+        required = field.default is PydanticUndefined and field.default_factory is None
+        default = field.get_default(call_default_factory=True)
+        shown = "required" if required else f"default {_plain(default)}"
+        lines.append(f"  --{name}  ({domain(field)}; {shown})")
+        if field.description:
+            lines.append(f"      {field.description}")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...").strip()
+
+
+def as_yaml(config: BaseModel) -> str:
+    return yaml.safe_dump(config.model_dump(), sort_keys=False)

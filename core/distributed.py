@@ -1,0 +1,106 @@
+"""Ranks, data-parallel wrapping, and signals that ask a run to stop."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together. `torchrun` sets the environment that `join` reads."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that writes and prints."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums over ranks on the CPU, which never waits for a GPU. Every rank must call it."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def barrier(self) -> None:
+        self.sum([0.0])
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with gradients averaged over ranks after each backward pass outside `no_sync`."""
+        if self.size == 1:
+            return model
+        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None)
+
+
+def pick_device(device: str | int) -> torch.device:
+    """`auto`: the local rank's GPU if there is one, else the CPU; a number: that GPU. Raises ValueError if missing."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpus else torch.device("cpu")
+    try:
+        chosen = torch.device("cuda", int(device)) if str(device).isdigit() else torch.device(str(device))
+    except RuntimeError as error:
+        raise ValueError(f"{device!r} is no device; use auto, cpu, cuda, cuda:1 or the number of a GPU") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"{device!r} is not supported; use auto, cpu, cuda, cuda:1 or the number of a GPU")
+    if chosen.type == "cuda" and (chosen.index or 0) >= gpus:
+        raise ValueError(f"{device!r} is not there: this machine has {gpus} GPUs that PyTorch can use; use auto or cpu")
+    return chosen
+
+
+@contextmanager
+def join(device: str | int = "auto") -> Iterator[World]:
+    """The world that `torchrun` describes in the environment, or a world of one."""
+    chosen = pick_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        torch.set_float32_matmul_precision("high")  # TF32
+    else:
+        torch.set_flush_denormal(True)  # after a saturated softmax, denormal numbers make a step several times slower
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield World(device=chosen)
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+class StopSignals:
+    """While entered, SIGTERM, SIGUSR1 and Ctrl-C are noted instead of obeyed, so that the update can be finished.
+
+    A second Ctrl-C interrupts at once; a run may be cut at any moment without loss.
+    """
+
+    # 75 is EX_TEMPFAIL: schedulers requeue
+    STATUS: ClassVar = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
+
+    def __init__(self) -> None:
+        self.status = 0  # exit status that the signal asks for; 0 while none came
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {number: signal.signal(number, self._note) for number in self.STATUS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.status:
+            raise KeyboardInterrupt
+        self.status = self.STATUS[signal.Signals(number)]

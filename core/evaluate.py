@@ -1,0 +1,86 @@
+"""Loss, token accuracy and exact match on a fixed set of examples, and the best that any model could reach on them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from core.batch import IGNORE, Batch, SupervisedBatch
+from core.distributed import World
+from core.model import GPT
+from core.source import TaskSource
+from core.task import Task
+
+
+class Evaluation:
+    """A fixed set of examples that models are measured on.
+
+    Calling it gives means over the whole set, whatever the batch size and the number of ranks:
+
+    `loss`: cross-entropy in nats per scored token. `accuracy`: share of scored tokens whose likeliest id is right.
+    `exact_match`: share of examples with every scored token right. The answer's earlier tokens are given (teacher
+    forcing), and still this equals greedy decoding: up to its first mistake a model decodes the very tokens given, and
+    after one mistake neither way counts the example.
+
+    For a task with an oracle also `oracle_loss` and `oracle_accuracy`, the Bayes-optimal values on the same examples,
+    and `oracle_error`, the standard error of `oracle_loss` as an estimate of its expectation over all sequences.
+    """
+
+    def __init__(self, batches: Iterable[Batch], world: World, best: dict[str, float] | None = None):
+        """`batches` are this rank's share; `best` is added to every result."""
+        self._batches = [batch.supervised() for batch in batches]
+        self._world, self._best = world, best or {}
+
+    @classmethod
+    def of_task(cls, task: Task, seed: int, split: str, examples: int, batch_size: int, world: World) -> Self:
+        """Examples 0 .. examples - 1 of a split."""
+        batch = TaskSource(task, seed).batch(split, 0, examples)
+        starts = range(world.rank * batch_size, examples, world.size * batch_size)
+        share = [batch.rows(slice(start, start + batch_size)) for start in starts]
+        return cls(share, world, oracle_metrics(task, batch))
+
+    @torch.no_grad()
+    def __call__(self, model: GPT) -> dict[str, float]:
+        was_training = model.training
+        model.eval()
+        totals = torch.zeros(5, dtype=torch.float64)
+        for batch in self._batches:
+            totals += _score(model, batch.to(self._world.device)).cpu()
+        model.train(was_training)
+        loss, tokens, right, exact, examples = self._world.sum(totals.tolist())
+        return {"loss": loss / tokens, "accuracy": right / tokens, "exact_match": exact / examples, **self._best}
+
+
+def _score(model: GPT, batch: SupervisedBatch) -> Tensor:
+    """float64 (5,): loss sum, scored tokens, right tokens, examples without a mistake, examples."""
+    logits = model(batch.input_ids, batch.positions).float()
+    right = logits.argmax(dim=-1) == batch.labels
+    B, T = batch.input_ids.shape
+    mistakes = torch.zeros(B, device=logits.device).index_add_(0, batch.positions // T, (~right).float())
+    loss = F.cross_entropy(logits, batch.labels, reduction="none").double().sum()
+    sizes = torch.tensor([right.numel(), B], dtype=torch.float64, device=logits.device)
+    return torch.stack([loss, sizes[0], right.sum().double(), (mistakes == 0).sum().double(), sizes[1]])
+
+
+def oracle_metrics(task: Task, batch: Batch) -> dict[str, float]:
+    """What the Bayes-optimal predictor reaches on a batch; empty where the prompt determines the answer."""
+    oracle = task.oracle(batch)
+    if oracle is None:
+        return {}
+    scored = batch.targets != IGNORE
+    tokens = scored.sum(dim=1).double()
+    losses = -(oracle.log_prob * scored).sum(dim=1)  # (B,), per example
+    loss = losses.sum() / tokens.sum()
+    metrics = {"oracle_loss": loss.item(), "oracle_accuracy": ((oracle.best_prob * scored).sum() / tokens.sum()).item()}
+    if len(losses) > 1:
+        deviations = (losses - loss * tokens) / tokens.mean()
+        metrics["oracle_error"] = deviations.std().item() / math.sqrt(len(losses))
+    return metrics
+
+
+Slices = Sequence[
+    tuple[dict[str, int | str], dict[str, float]]
+]  # what was measured (split, length, ...), and the metrics

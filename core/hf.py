@@ -1,0 +1,214 @@
+"""The same weights as folders that `transformers` loads.
+
+Learned positions are a GPT2LMHeadModel, rotary ones a GPTNeoXForCausalLM.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.model import GPT, GPTConfig
+
+GPT2_NAMES = {  # ours -> theirs, inside a block
+    "ln_1": "ln_1",
+    "attn.qkv": "attn.c_attn",
+    "attn.proj": "attn.c_proj",
+    "ln_2": "ln_2",
+    "mlp.up": "mlp.c_fc",
+    "mlp.down": "mlp.c_proj",
+}
+NEOX_NAMES = {
+    "ln_1": "input_layernorm",
+    "attn.qkv": "attention.query_key_value",
+    "attn.proj": "attention.dense",
+    "ln_2": "post_attention_layernorm",
+    "mlp.up": "mlp.dense_h_to_4h",
+    "mlp.down": "mlp.dense_4h_to_h",
+}
+GPT2_REQUIRED = {  # settings of a GPT2Config that our model has no other form of
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+NEOX_REQUIRED = {
+    "hidden_act": "gelu_new",
+    "layer_norm_eps": 1e-5,
+    "use_parallel_residual": False,
+    "attention_bias": True,
+}
+
+
+class UnreadableModel(ValueError):
+    """A folder holds no model, a damaged one, or one that ours cannot express."""
+
+
+def save(model: GPT, folder: Path, pad_token: int | None = None, eos_token: int | None = None) -> None:
+    """Writes `config.json` and `model.safetensors` into an existing folder.
+
+    Ids of tokens that the vocabulary does not have are written as null: GPT-2's own 50256 would lie outside it.
+    """
+    special = {"bos_token_id": None, "eos_token_id": eos_token, "pad_token_id": pad_token}
+    (folder / "config.json").write_text(json.dumps(config_to_hf(model.config) | special, indent=2) + "\n")
+    save_file(weights_to_hf(model), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def load(folder: Path) -> GPT:
+    """The model in a folder that `save` or `transformers` wrote. Raises UnreadableModel with the reason."""
+    try:
+        config = config_from_hf(json.loads((folder / "config.json").read_text()))
+        weights = load_file(folder / "model.safetensors")
+    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        raise UnreadableModel(f"{folder} holds no readable model: {error}") from error
+    except (ValueError, KeyError) as error:
+        raise UnreadableModel(f"{folder}/config.json: {error}") from error
+    model = GPT(config)
+    load_weights(model, weights, folder)
+    return model
+
+
+def load_weights(model: GPT, weights: dict[str, Tensor], source: Path) -> None:
+    """Copies tensors in the layout of `transformers` into the model; raises UnreadableModel unless all of them fit."""
+    own = weights_from_hf(weights, model.config)
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    found = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    wrong = [f"{n} is {found.get(n, 'missing')}, not {s}" for n, s in expected.items() if found.get(n) != s]
+    wrong += [f"{n} is not part of the model" for n in found if n not in expected]
+    if wrong:
+        raise UnreadableModel(f"{source}: {'; '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}")
+    model.load_state_dict(own, strict=False)  # checked above; a tied head is not in `own`
+
+
+def config_to_hf(config: GPTConfig) -> dict[str, Any]:
+    common = {
+        "vocab_size": config.num_tokens,
+        "tie_word_embeddings": config.tied,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "dtype": "float32",
+    }
+    if config.positions == "learned":
+        return common | {
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            "n_positions": config.n_positions,
+            "n_layer": config.n_layer,
+            "n_head": config.n_head,
+            "n_embd": config.n_embd,
+            "attn_pdrop": config.dropout,
+            "embd_pdrop": config.dropout,
+            "resid_pdrop": config.dropout,
+            **GPT2_REQUIRED,
+        }
+    return common | {
+        "model_type": "gpt_neox",
+        "architectures": ["GPTNeoXForCausalLM"],
+        "max_position_embeddings": config.n_positions,
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "hidden_size": config.n_embd,
+        "intermediate_size": 4 * config.n_embd,
+        "attention_dropout": config.dropout,
+        "hidden_dropout": config.dropout,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": config.rope_theta,
+            "partial_rotary_factor": 1.0,
+        },
+        **NEOX_REQUIRED,
+    }
+
+
+def config_from_hf(raw: dict[str, Any]) -> GPTConfig:
+    """Raises ValueError for an architecture or a setting that our model does not have."""
+    kind = raw.get("model_type")
+    if kind not in ("gpt2", "gpt_neox"):
+        raise ValueError(f"model_type is {kind!r}; readable are gpt2 and gpt_neox")
+    required = GPT2_REQUIRED if kind == "gpt2" else NEOX_REQUIRED
+    for key, value in required.items():
+        if raw.get(key, value) != value:
+            raise ValueError(f"{key} is {raw[key]!r}; readable is {value!r}")
+    tied = raw.get("tie_word_embeddings", kind == "gpt2")  # the defaults of transformers differ
+    if kind == "gpt2":
+        if raw.get("n_inner") not in (None, 4 * raw["n_embd"]):
+            raise ValueError(f"n_inner is {raw['n_inner']}; readable is {4 * raw['n_embd']}")
+        shape = (raw["vocab_size"], raw["n_positions"], raw["n_layer"], raw["n_head"], raw["n_embd"])
+        return GPTConfig(*shape, positions="learned", tied=tied, dropout=raw.get("resid_pdrop", 0.1))
+    if raw["intermediate_size"] != 4 * raw["hidden_size"]:
+        raise ValueError(f"intermediate_size is {raw['intermediate_size']}; readable is {4 * raw['hidden_size']}")
+    rope = raw.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default" or rope.get("partial_rotary_factor") != 1.0:
+        raise ValueError(f"rope_parameters are {rope}; readable are rope_type 'default' with partial_rotary_factor 1.0")
+    layers, heads = raw["num_hidden_layers"], raw["num_attention_heads"]
+    shape = (raw["vocab_size"], raw["max_position_embeddings"], layers, heads, raw["hidden_size"])
+    dropout = raw.get("hidden_dropout", 0.0)
+    return GPTConfig(*shape, positions="rope", tied=tied, dropout=dropout, rope_theta=rope["rope_theta"])
+
+
+def weights_to_hf(model: GPT) -> dict[str, Tensor]:
+    """Every parameter once (a tied head only as the embedding), under the names and in the shapes of `transformers`."""
+    own = {name: p.detach() for name, p in model.named_parameters()}
+    return {_name_to_hf(name, model.config): _tensor_to_hf(name, x, model.config) for name, x in own.items()}
+
+
+def weights_from_hf(weights: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
+    """The inverse. Unknown tensors keep their names; buffers of old GPT-2 files and the copy of a tied head go."""
+    names = {_name_to_hf(name, config): name for name in GPT(_smallest_like(config)).state_dict()}
+    own = {}
+    for theirs, tensor in weights.items():
+        if theirs.endswith((".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", ".attention.bias")):
+            continue
+        if config.positions == "learned" and not theirs.startswith(("transformer.", "lm_head.")):
+            theirs = "transformer." + theirs  # a GPT2Model saved without its head
+        name = names.get(theirs, theirs)
+        if name == "head.weight" and config.tied:
+            continue
+        own[name] = _tensor_from_hf(name, tensor, config)
+    return own
+
+
+def _smallest_like(config: GPTConfig) -> GPTConfig:
+    """A model with the same parameter names at no cost."""
+    width = 2 if config.positions == "rope" else 1
+    return GPTConfig(1, 1, config.n_layer, 1, width, positions=config.positions, tied=config.tied)
+
+
+def _name_to_hf(name: str, config: GPTConfig) -> str:
+    learned = config.positions == "learned"
+    if name.startswith("blocks."):
+        _, layer, rest = name.split(".", 2)
+        module, _, kind = rest.rpartition(".")
+        if learned:
+            return f"transformer.h.{layer}.{GPT2_NAMES[module]}.{kind}"
+        return f"gpt_neox.layers.{layer}.{NEOX_NAMES[module]}.{kind}"
+    if name == "head.weight":
+        return "lm_head.weight" if learned else "embed_out.weight"
+    if learned:
+        return f"transformer.{name}"
+    module, _, kind = name.partition(".")
+    return {"wte": "gpt_neox.embed_in", "ln_f": "gpt_neox.final_layer_norm"}[module] + f".{kind}"
+
+
+def _is_matrix(name: str) -> bool:
+    return name.startswith("blocks.") and name.endswith(".weight") and ".ln_" not in name
+
+
+def _tensor_to_hf(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
+    if config.positions == "learned":  # GPT-2's Conv1D keeps its matrices transposed
+        return tensor.t().contiguous() if _is_matrix(name) else tensor.contiguous()
+    if ".attn.qkv." in name:  # ours (3, H, D), NeoX (H, 3, D)
+        return tensor.unflatten(0, (3, config.n_head, -1)).transpose(0, 1).flatten(0, 2).contiguous()
+    return tensor.contiguous()
+
+
+def _tensor_from_hf(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
+    if config.positions == "learned":
+        return tensor.t() if _is_matrix(name) else tensor
+    if ".attn.qkv." in name and tensor.shape[0] % (3 * config.n_head) == 0:
+        return tensor.unflatten(0, (config.n_head, 3, -1)).transpose(0, 1).flatten(0, 2)
+    return tensor

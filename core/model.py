@@ -1,0 +1,185 @@
+"""A GPT: pre-LayerNorm transformer decoder with learned positions or RoPE, logits only where they are asked for.
+
+B batch, T tokens, C channels, H heads, D channels per head (C = H * D), V vocabulary.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.batch import SupervisedBatch
+
+INIT_STD = 0.02  # GPT-2's value (Radford et al., 2019, released code)
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a model. Raises ValueError for shapes that cannot be built."""
+
+    num_tokens: int  # V, ids are 0 .. num_tokens - 1
+    n_positions: int  # longest sequence the model is built for
+    n_layer: int
+    n_head: int
+    n_embd: int
+    positions: Literal["learned", "rope"] = "learned"
+    tied: bool = True  # the output projection is the embedding matrix
+    dropout: float = 0.0  # after the embedding, on attention weights and on both residual branches, as in GPT-2
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_tokens", "n_positions", "n_layer", "n_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; a model needs at least 1")
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"width {self.n_embd} cannot be split over {self.n_head} heads; use a multiple of the heads"
+            )
+        if self.positions == "rope" and (self.n_embd // self.n_head) % 2:
+            raise ValueError(f"RoPE turns pairs of channels, but {self.n_embd // self.n_head} per head is odd")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout} is not in [0, 1)")
+
+
+def parse_size(size: str) -> tuple[int, int, int]:
+    """Layers, heads and width of a size such as `12_12_768`. Raises ValueError if it is none that can be built."""
+    if not re.fullmatch(r"[1-9]\d*_[1-9]\d*_[1-9]\d*", size):
+        raise ValueError(f"{size!r} is not a size; write layers_heads_width, such as 12_12_768")
+    layers, heads, width = map(int, size.split("_"))
+    if width % heads:
+        raise ValueError(f"{size!r}: width {width} cannot be split over {heads} heads; use a multiple of {heads}")
+    return layers, heads, width
+
+
+def rotations(positions: int, channels: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position's angles, each float32 (T, D/2) (RoFormer, Su et al., 2021, 3.2.2)."""
+    frequencies = theta ** (-torch.arange(0, channels, 2, dtype=torch.float32) / channels)
+    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns each pair (x[i], x[i + D/2]) by the angle of its position. x is (B, H, T, D); cos and sin are (T, D/2)."""
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1).type_as(x)
+
+
+class Attention(nn.Module):
+    """Causal self-attention over all earlier tokens of the same row."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.heads, self.dropout = config.n_head, config.dropout
+        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)  # rows: all of q, all of k, all of v; heads within
+        self.proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        return self.proj(y.transpose(1, 2).reshape(B, T, C))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.up = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.down = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.ln_1, self.attn = nn.LayerNorm(config.n_embd), Attention(config)
+        self.ln_2, self.mlp = nn.LayerNorm(config.n_embd), MLP(config)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        x = x + self.dropout(self.attn(self.ln_1(x), rotation))
+        return x + self.dropout(self.mlp(self.ln_2(x)))
+
+
+class GPT(nn.Module):
+    """The model. Its initial weights are a function of `config` and `seed` alone."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: GPTConfig, seed: int = 0):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.num_tokens, config.n_embd)
+        if config.positions == "learned":
+            self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        else:
+            cos, sin = rotations(config.n_positions, config.n_embd // config.n_head, config.rope_theta)
+            self.register_buffer("cos", cos, persistent=False)
+            self.register_buffer("sin", sin, persistent=False)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+        self.head = nn.Linear(config.n_embd, config.num_tokens, bias=False)
+        if config.tied:
+            self.head.weight = self.wte.weight
+        self.initialise(torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draws all weights as GPT-2 does: normal, projections into the residual stream smaller by sqrt(2 layers)."""
+        residual_std = INIT_STD / math.sqrt(2 * self.config.n_layer)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                std = residual_std if name.endswith(("attn.proj.weight", "mlp.down.weight")) else INIT_STD
+                parameter.normal_(0.0, std, generator=generator)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.fill_(1.0)  # LayerNorm's gain
+
+    def forward(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Logits of the next token: (B, T, V), or (N, V) for `positions` (N,), indices into the flattened (B * T).
+
+        Everything up to the last block has the static shape (B, T, C); only the head sees N rows, so an answer of
+        10 tokens after a prompt of 700 costs 10 logits, not 710.
+        """
+        length = input_ids.shape[1]
+        if length > self.config.n_positions:
+            raise ValueError(
+                f"a sequence of {length} tokens is longer than the {self.config.n_positions} positions of the model"
+            )
+        x = self.wte(input_ids)
+        rotation = None
+        if self.config.positions == "learned":
+            x = x + self.wpe.weight[:length]
+        else:
+            rotation = (self.cos[:length], self.sin[:length])
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, rotation)
+        if positions is not None:
+            x = x.flatten(0, 1).index_select(0, positions)
+        return self.head(self.ln_f(x))
+
+    def compile_blocks(self) -> None:
+        """Compiles each block in place. Blocks share one compiled code and static shapes, so this is paid once."""
+        for block in self.blocks:
+            block.compile()
+
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+
+def loss_sum(model: nn.Module, batch: SupervisedBatch) -> Tensor:
+    """Cross-entropy in nats, summed over the scored positions of the batch, float32."""
+    logits = model(batch.input_ids, batch.positions)
+    return F.cross_entropy(logits.float(), batch.labels, reduction="sum")

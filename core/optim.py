@@ -1,0 +1,46 @@
+"""Parameter groups, AdamW, and the optimiser's state as named tensors."""
+
+import torch
+from torch import Tensor, nn
+
+
+def adamw(
+    model: nn.Module, *, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.AdamW:
+    """Fused AdamW (Loshchilov and Hutter, 2019) that decays matrices only, not biases or LayerNorm gains.
+
+    GPT-2's and nanoGPT's custom: decay pulls gains and biases towards a value that means nothing.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def state_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The state under `parameter name/slot` (`blocks.0.mlp.up.weight/exp_avg`), whatever the groups and their order."""
+    return {
+        f"{name}/{slot}": value
+        for name, parameter in model.named_parameters()
+        for slot, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_state_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `state_tensors`. Raises ValueError if a tensor belongs to no parameter or does not fit it."""
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        name, _, slot = key.rpartition("/")
+        if name not in parameters:
+            raise ValueError(f"the optimiser's state has {key}, the model no such parameter")
+        parameter = parameters[name]
+        if value.dim() and value.shape != parameter.shape:
+            raise ValueError(f"the optimiser's state has {key} as {tuple(value.shape)}, not {tuple(parameter.shape)}")
+        optimizer.state[parameter][slot] = value.to(parameter.device)

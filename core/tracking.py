@@ -1,0 +1,120 @@
+"""Where a run's numbers go: `metrics.jsonl` always, the progress bar, and Weights & Biases when asked."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from core.errors import UserError
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; a last line that was cut off by a crash is left out."""
+    rows = []
+    for line in (run_dir / METRICS).read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            rows.append(json.loads(line))
+    return rows
+
+
+def forget_after(run_dir: Path, step: int) -> None:
+    """Drops the lines of updates after `step`, which a resumed run will write again."""
+    path = run_dir / METRICS
+    if not path.exists():
+        return
+    lines = [json.dumps(row) + "\n" for row in read_metrics(run_dir) if row["step"] <= step]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(lines))
+    partial.replace(path)
+
+
+class Wandb:
+    """Weights & Biases as a guest: what fails in it is said once, and the run goes on without it."""
+
+    def __init__(self, **settings: Any):
+        try:
+            import wandb
+        except ImportError:
+            raise UserError(
+                "wandb_enable: the package wandb is missing; pip install wandb, or set it to false"
+            ) from None
+        self._run: Any = None
+        self._guard(lambda: setattr(self, "_run", wandb.init(**settings)))
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        if self._run is not None:
+            self._guard(lambda: self._run.log(values, step=step))
+
+    def finish(self, status: int) -> None:
+        if self._run is not None:
+            self._guard(lambda: self._run.finish(exit_code=status))
+
+    def _guard(self, action: Any) -> None:
+        try:
+            action()
+        except Exception as error:  # a guest may fail in any way; the numbers are in metrics.jsonl all the same
+            tqdm.write(f"Weights & Biases is off from here on: {type(error).__name__}: {error}", file=sys.stderr)
+            self._run = None
+
+
+class Tracker:
+    """Writes metrics and draws the bar. On ranks other than the main one (`is_main` false) it does nothing."""
+
+    def __init__(self, run_dir: Path, step: int, total: int, is_main: bool, wandb: dict[str, Any] | None = None):
+        self._file = (run_dir / METRICS).open("a") if is_main else None
+        on_terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=step,
+            unit="step",
+            disable=not is_main,
+            dynamic_ncols=on_terminal,
+            mininterval=0.2 if on_terminal else 15,
+        )
+        self._shown: dict[str, str] = {}
+        self._wandb = Wandb(**wandb) if wandb is not None and is_main else None
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._bar.close()
+        if self._file is not None:
+            self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish(status=0 if kind is None else 1)
+
+    def advance(self) -> None:
+        self._bar.update()
+
+    def show(self, **values: float) -> None:
+        """Numbers beside the bar, kept until they are replaced."""
+        self._shown |= {name: f"{value:.4g}" for name, value in values.items()}
+        self._bar.set_postfix(self._shown, refresh=False)
+
+    def log(self, where: dict[str, Any], values: dict[str, float]) -> None:
+        """One line: `where` (step, phase, tokens, examples, split, ...) and the values measured there.
+
+        The line holds nothing that depends on the clock, so that a resumed run's file equals an uninterrupted one's.
+        """
+        if self._file is None:
+            return
+        self._file.write(json.dumps(where | values, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._wandb is not None:
+            group = "/".join(str(v) for k, v in where.items() if k in ("split", "seq_length"))
+            self._wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=where["step"])
+
+    def flush(self) -> None:
+        """Makes sure that the lines so far survive a power cut; called before a checkpoint that builds on them."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def say(self, text: str) -> None:
+        if self._file is not None:
+            tqdm.write(text, file=sys.stderr)

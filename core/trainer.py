@@ -1,0 +1,422 @@
+"""The training loop: a plan of phases, resumable at every update."""
+
+import datetime
+import json
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from core import checkpoint, optim, rng, tracking
+from core.batch import SupervisedBatch
+from core.distributed import StopSignals, World
+from core.errors import Interrupted, RunFailed, UserError
+from core.evaluate import Slices
+from core.model import GPT, loss_sum
+from core.prefetch import Prefetcher
+from core.source import Source, Verdict
+from core.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Updates that draw on one source. The learning rate is a function of the update within the phase."""
+
+    name: str
+    source: Source
+    steps: int  # updates
+    batch_size: int  # examples per micro-batch, on each rank
+    lr: Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a plan is carried out. Intervals are in updates; None means never (and always at the end)."""
+
+    seed: int = 0  # of dropout; data and weights have theirs
+    accumulation: int = 1  # micro-batches per update, on each rank
+    weight_decay: float = 0.1
+    max_grad_norm: float | None = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    log_every: int = 10
+    eval_every: int | None = None
+    save_every: int | None = None
+    save_steps: Sequence[int] = ()  # extra checkpoints, which the limit does not touch
+    save_total_limit: int | None = None
+    patience: int | None = None  # evaluations without a lower validation loss before the run ends
+    workers: int = 1  # threads that make batches ahead
+    resume: bool = False
+    pad_token: int | None = None  # for the saved config.json
+    wandb: dict[str, Any] | None = None  # arguments of wandb.init
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a run is, for those who come after: a resumed run must have the same identity."""
+
+    config: dict[str, Any]  # resolved, written to config.yaml
+    identity: dict[str, Any]  # the part that decides on weights and metrics
+    may_grow: Sequence[str] = ()  # keys of the identity that may be larger on resume; None counts as infinite
+
+
+@dataclass
+class State:
+    """What a run has to remember beside weights and optimiser. Where its data goes on follows from `step`."""
+
+    step: int = 0  # updates done
+    examples: int = 0
+    tokens: int = 0  # input tokens, padding included, of all ranks
+    best_loss: float | None = None  # lowest validation loss since the data last changed
+    evaluations_without_improvement: int = 0
+    best_saved: tuple[int, float] | None = None  # step and validation loss of the checkpoint `best` points to
+    window: list[tuple[float, float, float]] = field(default_factory=list)  # loss sum, targets, norm since last logged
+    stopped: str = ""  # why no more updates are to follow
+
+
+Evaluate = Callable[[GPT], Slices]  # the first slice decides on patience, best checkpoint and the growth of sources
+
+
+def train(
+    model: GPT,
+    plan: Sequence[Phase],
+    evaluate: Evaluate,
+    settings: Settings,
+    run_dir: Path,
+    definition: Definition,
+    world: World,
+) -> dict[str, Any]:
+    """Carries out the plan and returns the summary that it also writes to `run_dir/summary.json`.
+
+    Raises UserError before any work, RunFailed if the run diverges or cannot write, Interrupted after a signal (with
+    everything saved).
+    """
+    run = Run(model, plan, evaluate, settings, run_dir, world)
+    with ExitStack() as stack:
+        if world.is_main:
+            stack.enter_context(checkpoint.lock(run_dir))
+        run.restore(definition)
+        stop = stack.enter_context(StopSignals())
+        run.tracker = stack.enter_context(Tracker(run_dir, run.state.step, run.total, world.is_main, settings.wandb))
+        batches = stack.enter_context(
+            Prefetcher(run.make_update, start=run.state.step, stop=run.total, workers=settings.workers)
+        )
+        if run.state.step == 0:
+            run.measure()
+        for phase, step in run.remaining():
+            stop_status = run.update(batches.take(run.state.step), phase.lr(step), stop.status)
+            if run.is_due(settings.log_every):
+                run.log(phase.lr(step))
+            if run.is_due(settings.eval_every) and run.measure_and_judge() is Verdict.CHANGED:
+                batches.restart(run.state.step)
+            if run.is_save_due() or stop_status:
+                run.save()
+            if stop_status and not run.is_done():
+                raise Interrupted(
+                    f"stopped by a signal after step {run.state.step}; saved in {run.newest}", stop_status
+                )
+        return run.summarise(batches.waited)
+
+
+class Run:
+    """The parts of a run, which `train` moves on."""
+
+    tracker: Tracker
+
+    def __init__(
+        self,
+        model: GPT,
+        plan: Sequence[Phase],
+        evaluate: Evaluate,
+        settings: Settings,
+        run_dir: Path,
+        world: World,
+    ):
+        self.model, self.plan, self.evaluate = model.to(world.device), plan, evaluate
+        self.settings, self.run_dir, self.world = settings, run_dir, world
+        self.state = State()
+        self.total = sum(phase.steps for phase in plan)
+        self.identity: dict[str, Any] = {}
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = optim.adamw(model, lr=0.0, weight_decay=settings.weight_decay)
+        if settings.compile:
+            model.compile_blocks()
+        self.parallel: nn.Module = world.wrap(model)
+        self.unread: list[tuple[Tensor, float, Tensor]] = []  # as state.window, still on the device
+        self.slices: Slices = []  # the last evaluation
+        self.saveable_loss: float | None = None  # validation loss of the very weights at hand, if it was measured
+        self.first_step, self.started = 0, time.perf_counter()
+
+    # --- Where the run stands
+
+    @property
+    def newest(self) -> Path:
+        return checkpoint.folder(self.run_dir, self.state.step)
+
+    def remaining(self) -> Iterator[tuple[Phase, int]]:
+        """Each update that is left, as its phase and its number within the phase."""
+        while not self.is_done():
+            yield self.locate(self.state.step)
+
+    def locate(self, update: int) -> tuple[Phase, int]:
+        for phase in self.plan:
+            if update < phase.steps:
+                return phase, update
+            update -= phase.steps
+        raise IndexError("no such update in the plan")
+
+    def is_done(self) -> bool:
+        return self.state.step >= self.total or bool(self.state.stopped)
+
+    def is_due(self, every: int | None) -> bool:
+        return self.is_done() or (every is not None and self.state.step % every == 0)
+
+    def is_save_due(self) -> bool:
+        return self.is_due(self.settings.save_every) or self.state.step in self.settings.save_steps
+
+    # --- One update
+
+    def make_update(self, t: int) -> list[SupervisedBatch]:
+        """This rank's micro-batches of update t: number j takes the examples of global micro-batch t*A*W + j*W + r."""
+        phase, step = self.locate(t)
+        A, W, B = self.settings.accumulation, self.world.size, phase.batch_size
+        numbers = [(step * A + j) * W + self.world.rank for j in range(A)]
+        return [phase.source.batch("train", n * B, (n + 1) * B).supervised().pinned(self.world.device) for n in numbers]
+
+    def update(self, batches: list[SupervisedBatch], lr: float, stop_status: int) -> int:
+        """Moves the weights once. Returns the exit status that a signal to any rank asks for, 0 if none came."""
+        state, W = self.state, self.world.size
+        targets = float(sum(len(batch.labels) for batch in batches))
+        all_targets, signals = self.world.sum([targets, float(stop_status)])
+        if self.model.config.dropout:  # a function of the step, so that a checkpoint need not hold any generator
+            draw = rng.generator("dropout", self.settings.seed, "train", state.step * W + self.world.rank)
+            torch.manual_seed(int(draw.integers(2**63)))
+        loss = self.backward(batches, scale=W / all_targets)  # DDP averages over ranks: the mean over targets is left
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
+        optim.set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+        state.step += 1
+        state.examples += W * sum(len(batch.input_ids) for batch in batches)
+        state.tokens += W * sum(batch.input_ids.numel() for batch in batches)
+        self.saveable_loss = None
+        self.tracker.advance()
+        self.unread.append((loss, targets, norm))
+        if self.world.device.type == "cpu" or state.step == 1:
+            self.read()  # free on a CPU; a GPU would be waited for, so there only when something is due
+        return (stop_status or 75) if signals else 0
+
+    def backward(self, batches: list[SupervisedBatch], scale: float) -> Tensor:
+        """Gradients of scale * loss, accumulated over micro-batches, all-reduced once. Returns the unscaled loss sum."""
+        device, total = self.world.device, torch.zeros((), device=self.world.device)
+        for number, batch in enumerate(batches, start=1):
+            waits_for_more = self.world.size > 1 and number < len(batches)
+            with self.parallel.no_sync() if waits_for_more else nullcontext():  # type: ignore[operator]
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+                    loss = loss_sum(self.parallel, batch.to(device))
+                (loss * scale).backward()
+            total += loss.detach()
+        return total
+
+    def read(self) -> None:
+        """Moves losses and norms from the device to the window, and stops the run if one of them is not sound."""
+        if not self.unread:
+            return
+        rows = torch.stack([torch.stack([loss.double(), norm.double()]) for loss, _, norm in self.unread]).tolist()
+        first = self.state.step - len(rows) + 1
+        for step, (loss, norm), (_, targets, _) in zip(range(first, first + len(rows)), rows, self.unread, strict=True):
+            self.state.window.append((loss, targets, norm))
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                self.fail(f"loss is {loss / targets:g} and gradient norm {norm:g} at step {step}")
+        self.unread = []
+        vocabulary = math.log(self.model.config.num_tokens)
+        if first == 1 and rows[0][0] / self.state.window[0][1] > 2 * vocabulary + 2:
+            loss = rows[0][0] / self.state.window[0][1]
+            self.fail(f"first loss is {loss:.2f} nats, far above ln(vocabulary) = {vocabulary:.2f} of a blind guess")
+
+    def fail(self, what: str) -> None:
+        steps = checkpoint.list_steps(self.run_dir)
+        last = f"last good checkpoint: {checkpoint.folder(self.run_dir, steps[-1])}" if steps else "no checkpoint yet"
+        raise RunFailed(f"{self.run_dir}: {what}; {last}. Try a lower lr, more warmup_steps or a smaller max_grad_norm")
+
+    # --- Now and then
+
+    def where(self) -> dict[str, Any]:
+        phase, _ = self.locate(max(self.state.step - 1, 0))
+        position = {name: getattr(self.state, name) for name in ("step", "tokens", "examples")}
+        return {**position, "phase": phase.name}
+
+    def log(self, lr: float) -> None:
+        """Writes the mean training loss since the last time, over all ranks."""
+        self.read()
+        loss, targets = self.world.sum([math.fsum(row[i] for row in self.state.window) for i in (0, 1)])
+        norm = self.state.window[-1][2]
+        self.state.window = []
+        values = {"loss": loss / targets, "lr": lr, "grad_norm": norm}
+        self.tracker.log(self.where() | {"split": "train"}, values)
+        self.tracker.show(loss=loss / targets)
+
+    def measure(self) -> None:
+        self.read()
+        self.slices = self.evaluate(self.model)
+        for where, values in self.slices:
+            self.tracker.log(self.where() | where, values)
+        metrics = self.slices[0][1]
+        self.tracker.show(val_loss=metrics["loss"], val_acc=metrics["accuracy"])
+
+    def measure_and_judge(self) -> Verdict:
+        """Evaluates, and draws the consequences: patience, growth of the source, the end."""
+        self.measure()
+        state, metrics = self.state, self.slices[0][1]
+        loss = metrics["loss"]
+        if state.best_loss is None or loss < state.best_loss:
+            state.best_loss, state.evaluations_without_improvement = loss, 0
+        else:
+            state.evaluations_without_improvement += 1
+        self.saveable_loss = loss
+        phase, _ = self.locate(state.step - 1)
+        verdict = phase.source.on_evaluation(state.step, metrics)
+        if verdict is Verdict.CHANGED:  # losses on other data cannot be compared with those so far
+            state.best_loss, state.evaluations_without_improvement = None, 0
+            state.best_saved = self.saveable_loss = None
+        elif verdict is Verdict.MASTERED:
+            state.stopped = "mastery"
+        elif self.settings.patience and state.evaluations_without_improvement >= self.settings.patience:
+            state.stopped = "patience"
+        return verdict
+
+    # --- Checkpoints
+
+    def save(self) -> None:
+        """Saves, marks the best, deletes what is over the limit. Only the main rank writes."""
+        self.read()
+        state, best = self.state, self.state.best_saved
+        is_best = self.saveable_loss is not None and (best is None or self.saveable_loss < best[1])
+        if is_best:
+            assert self.saveable_loss is not None
+            state.best_saved = (state.step, self.saveable_loss)
+        if not self.world.is_main:
+            return
+        phase, _ = self.locate(state.step - 1)
+        sources = {phase.name: phase.source.state_dict() for phase in self.plan}
+        record = {**asdict(state), "phase": phase.name, "sources": sources, "identity": self.identity}
+        try:
+            self.tracker.flush()
+            checkpoint.save(self.run_dir, state.step, self.model, self.optimizer, record, self.settings.pad_token)
+            if is_best:
+                checkpoint.link_best(self.run_dir, state.step)
+            checkpoint.prune(self.run_dir, state.step, self.settings.save_total_limit, set(self.settings.save_steps))
+        except OSError as error:
+            self.fail(f"cannot save step {state.step}: {error}")
+
+    def restore(self, definition: Definition) -> None:
+        """Goes on from the newest intact checkpoint, or starts; then writes config.yaml. Raises UserError."""
+        self.identity = json.loads(json.dumps(definition.identity))
+        steps, run_dir = checkpoint.list_steps(self.run_dir), self.run_dir
+        if steps and not self.settings.resume:
+            raise UserError(f"{run_dir} already holds a run (checkpoint-{steps[-1]}); continue it with resume: true")
+        found = checkpoint.newest_intact(run_dir, print) if self.world.is_main else None
+        (step,) = self.world.sum([-1.0 if found is None and self.world.is_main else float(found or 0)])
+        if steps and step < 0:
+            raise UserError(f"{run_dir}: none of its {len(steps)} checkpoints is intact; move them away to start anew")
+        if step >= 0:
+            self.load(int(step), definition)
+        elif self.settings.resume and self.world.is_main:
+            print(f"{run_dir} has no checkpoint yet: starting at step 0")
+        if self.world.is_main:
+            tracking.forget_after(run_dir, self.state.step if step >= 0 else -1)
+            (run_dir / "config.yaml").write_text(yaml.safe_dump(definition.config, sort_keys=False))
+
+    def load(self, step: int, definition: Definition) -> None:
+        path = checkpoint.folder(self.run_dir, step)
+        record = checkpoint.read_state(path)
+        check_identity(path, record["identity"], self.identity, definition.may_grow)
+        checkpoint.load(path, self.model, self.optimizer)
+        for phase in self.plan:
+            phase.source.load_state_dict(record["sources"].get(phase.name, {}))
+        self.state = State(**{name: record[name] for name in State.__dataclass_fields__})
+        self.first_step = self.state.step
+        if self.world.is_main:
+            if self.state.best_saved:
+                checkpoint.link_best(self.run_dir, self.state.best_saved[0])
+            print(f"resuming {path} at step {step} of {self.total}")
+
+    # --- The end
+
+    def summarise(self, waited: float) -> dict[str, Any]:
+        """`waited`: seconds that updates waited for their data."""
+        seconds, state = time.perf_counter() - self.started, self.state
+        slices = self.slices or self.evaluate(self.model)  # nothing was left to do for a run that had ended before
+        steps = state.step - self.first_step
+        summary = {
+            "stopped": state.stopped or "completed",
+            "step": state.step,
+            "tokens": state.tokens,
+            "examples": state.examples,
+            "evaluation": [{**where, **values} for where, values in slices],
+            "checkpoint": str(self.newest),
+            "best": str(checkpoint.folder(self.run_dir, state.best_saved[0])) if state.best_saved else None,
+            "parameters": self.model.num_parameters(),
+            "session": {  # of this process; a resumed run has had others
+                "steps": steps,
+                "seconds": round(seconds, 2),
+                "steps_per_second": round(steps / seconds, 3),
+                "data_wait_share": round(waited / seconds, 4),
+                "device": str(self.world.device),
+                "world_size": self.world.size,
+                "torch": torch.__version__,
+            },
+        }
+        if self.world.is_main:
+            (self.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        return summary
+
+
+def rehearse(model: GPT, plan: Sequence[Phase], settings: Settings, world: World, updates: int = 3) -> str:
+    """Tries a few updates of the plan and says in words what the whole would take. Writes nothing."""
+    run = Run(model, plan, lambda model: [], settings, Path(), world)
+    run.tracker = Tracker(Path(), 0, run.total, is_main=False)
+    batches = run.make_update(0)
+    run.update(batches, 0.0, 0)  # compiles and warms up
+    started = time.perf_counter()
+    for _ in range(updates):
+        run.update(run.make_update(0), 0.0, 0)
+    run.read()
+    seconds = (time.perf_counter() - started) / updates
+    tokens = run.state.tokens // run.state.step
+    if world.device.type == "cuda":
+        memory, kind = torch.cuda.max_memory_allocated(), "GPU memory"
+    else:
+        memory, kind = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "memory of the process"
+    scored = world.size * sum(len(batch.labels) for batch in batches)
+    lines = {
+        "parameters": f"{model.num_parameters():,}",
+        "tokens per update": f"{tokens:,}, of which {scored:,} are scored",
+        "seconds per update": f"{seconds:.4f} ({tokens / seconds:,.0f} tokens/s)",
+        "peak " + kind: f"{memory / 2**20:,.0f} MiB",
+        "updates": f"{run.total:,}",
+        "expected duration": f"{datetime.timedelta(seconds=round(seconds * run.total))} (h:mm:ss) without evaluation",
+    }
+    return "\n".join(f"{name:<28}{value}" for name, value in lines.items())
+
+
+def check_identity(path: Path, saved: dict[str, Any], current: dict[str, Any], may_grow: Sequence[str]) -> None:
+    """Raises UserError with a line for each key in which a resumed run would differ from the one saved in `path`."""
+    problems = []
+    for key in sorted(saved.keys() | current.keys()):
+        old, new = saved.get(key), current.get(key)
+        grows = key in may_grow and (new is None or (old is not None and new > old))
+        if old != new and not grows:
+            only = "; it may only grow" if key in may_grow else ""
+            problems.append(f"{key}: the run in {path.parent} was started with {old!r}, now it is {new!r}{only}")
+    if problems:
+        raise UserError(*problems)

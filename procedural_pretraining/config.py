@@ -1,0 +1,202 @@
+"""The keys of a pretraining run: those below, and the parameters of the task that `task` names."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, create_model, field_validator, model_validator
+
+from core.config import Config, problems
+from core.errors import UserError
+from core.model import GPTConfig, parse_size
+from core.schedule import Shape
+from core.task import Task, task_class
+
+PACKAGE = "procedural_data"
+MAY_GROW = ("max_steps", "epochs")
+FREE: Any = {"free": True}
+
+
+def free(default: Any, **settings: Any) -> Any:
+    """A field that decides where, how fast or how visibly a run goes, not what comes out: it may change on resume."""
+    return Field(default, json_schema_extra=FREE, **settings)
+
+
+class PretrainingConfig(Config):
+    task: str = Field(description="file in procedural_data/, such as sort; its own parameters are keys as well")
+
+    gpt2_size: str = Field("2_4_16", description="layers_heads_width of the model, such as 12_12_768")
+    positions: Literal["learned", "rope"] = Field("learned", description="GPT-2's learned positions, or rotary ones")
+    tied: bool = Field(True, description="the output projection is the embedding matrix")
+    dropout: float = Field(0.0, ge=0, lt=1, description="after the embedding, on attention, on residual branches")
+
+    batch_size: int = Field(64, ge=1, description="examples per micro-batch, on each process")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches per update")
+    steps_per_epoch: int = Field(100, ge=1, description="updates that count as an epoch")
+    epochs: int | None = Field(None, ge=1, description="the run ends after so many epochs, or at max_steps")
+    max_steps: int | None = Field(20_000, ge=1, description="the run ends after so many updates, or after epochs")
+
+    lr: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
+    lr_schedule: Shape = Field("cosine", description="course of the learning rate after the warm-up")
+    warmup_steps: int = Field(0, ge=0, description="updates over which the learning rate rises")
+    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="share of lr that cosine and linear end at")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are scaled down to this norm; null: never")
+    seed: int = Field(42, ge=0, description="of the initial weights, the data and dropout")
+
+    eval_every_steps: int | None = Field(None, ge=1, description="updates between evaluations; null: save_every_steps")
+    eval_examples: int = Field(640, ge=1, description="validation examples, the same ones each time")
+    eval_lengths: list[Annotated[int, Field(ge=1)]] = Field([], description="further seq_lengths to evaluate at")
+    patience: int | None = Field(
+        None, ge=0, description="evaluations without a lower validation loss that end the run; null or 0: no such end"
+    )
+
+    use_curriculum: bool = Field(False, description="start with short sequences and grow them as they are mastered")
+    curriculum_start: int | None = Field(
+        None, ge=1, description="first seq_length; null: 2, or the shortest the task can have"
+    )
+    curriculum_step_size: int = Field(2, ge=1, description="growth of seq_length at mastery")
+    curriculum_mastery_threshold: float = Field(
+        0.99, gt=0, le=1, description="validation accuracy that counts as mastery, as a share of the best possible one"
+    )
+    curriculum_step_epochs: int = Field(0, ge=0, description="epochs that each length is kept at least")
+    stop_at_mastery: bool = Field(False, description="end the run when the final seq_length is mastered")
+
+    save_dir: str = free(..., min_length=1, description="folder of the run; checkpoints are save_dir/checkpoint-N")
+    run_name: str | None = free(None, description="subfolder of save_dir for this run")
+    save_every_steps: int = free(500, ge=1, description="updates between checkpoints; the last update is always saved")
+    save_steps: list[Annotated[int, Field(ge=1)]] = free(
+        [], description="further updates to save, whatever save_total_limit"
+    )
+    save_total_limit: int | None = free(20, ge=1, description="checkpoints kept: the newest, and always the best")
+    resume: bool = free(False, description="go on from the newest intact checkpoint in save_dir, if there is one")
+
+    device: str | int = free("auto", description="auto, cpu, cuda, cuda:1 or the number of a GPU")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
+    compile: bool = free(False, description="torch.compile; pays after a minute or so on a GPU")
+    num_workers: int = free(1, ge=0, description="threads that make batches ahead; 0: made when needed")
+    log_every_steps: int = free(10, ge=1, description="updates between lines of training loss")
+    wandb_enable: bool = free(False, description="log to Weights & Biases as well")
+    wandb_project: str = free("procedural_pretraining", description="its project")
+    wandb_name: str | None = free(None, description="its name for the run")
+    wandb_mode: Literal["online", "offline"] = free("online", description="offline: to files that wandb sync uploads")
+    resume_run_id: str | None = free(None, description="W&B id of the run to go on with")
+
+    @field_validator("gpt2_size")
+    @classmethod
+    def _is_size(cls, size: str) -> str:
+        parse_size(size)
+        return size
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.max_steps is None and self.epochs is None:
+            raise ValueError("max_steps and epochs are both null, so the run would never end; set one of them")
+        if self.warmup_steps >= self.total_steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}, but the whole run has {self.total_steps} updates")
+        if type(self) is not PretrainingConfig:  # without a task there is nothing more to check
+            _ = self.model_shape
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+        limits = [self.max_steps, self.epochs and self.epochs * self.steps_per_epoch]
+        return min(limit for limit in limits if limit is not None)
+
+    @property
+    def eval_every(self) -> int:
+        return self.eval_every_steps or self.save_every_steps
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.save_dir, self.run_name or "")
+
+    def task_at(self, seq_length: int | None = None) -> Task:
+        """The task, at another length if one is given. Raises ValueError in words."""
+        kind = task_class(PACKAGE, self.task)
+        parameters = {name: getattr(self, name) for name in kind.model_fields}
+        parameters |= {} if seq_length is None else {"seq_length": seq_length}
+        try:
+            return kind(**parameters)
+        except ValidationError as error:
+            raise ValueError("; ".join(problems(error, kind, parameters))) from error
+
+    @property
+    def first_length(self) -> int:
+        """Where the length curriculum begins."""
+        if self.curriculum_start is not None:
+            return self.curriculum_start
+        return next(n for n in range(2, self.final_length + 1) if self._is_possible(n))
+
+    def _is_possible(self, seq_length: int) -> bool:
+        try:
+            self.task_at(seq_length)
+        except ValueError:
+            return False
+        return True
+
+    @property
+    def final_length(self) -> int:
+        return self.task_at().model_dump()["seq_length"]
+
+    @property
+    def training_lengths(self) -> list[int]:
+        """Every seq_length that is trained on, ascending. Raises ValueError if the curriculum cannot be."""
+        if not self.use_curriculum:
+            return [self.final_length]
+        first, last = self.first_length, self.final_length
+        if first > last:
+            raise ValueError(f"curriculum_start is {first}, longer than the final seq_length {last}")
+        return [*range(first, last, self.curriculum_step_size), last]
+
+    @property
+    def model_shape(self) -> GPTConfig:
+        """The model for every length that is trained or evaluated. Raises ValueError if one of them is impossible."""
+        try:
+            tasks = [self.task_at(length) for length in [*self.training_lengths, *self.eval_lengths]]
+        except ValueError as error:
+            raise ValueError(f"task {self.task}: {error}") from error
+        layers, heads, width = parse_size(self.gpt2_size)
+        return GPTConfig(
+            num_tokens=tasks[0].num_tokens,
+            n_positions=max(task.block_size for task in tasks),
+            n_layer=layers,
+            n_head=heads,
+            n_embd=width,
+            positions=self.positions,
+            tied=self.tied,
+            dropout=self.dropout,
+        )
+
+    def identity(self, world_size: int) -> dict[str, Any]:
+        """What decides on weights and metrics: a resumed run must have the same.
+
+        How a global batch is cut into micro-batches and ranks is not part of it.
+        """
+        cut = {"batch_size", "gradient_accumulation_steps"}
+        fields = type(self).model_fields
+        fixed = {name for name, field in fields.items() if field.json_schema_extra != FREE} - cut
+        examples = self.batch_size * self.gradient_accumulation_steps * world_size
+        return {**self.model_dump(include=fixed), "eval_every_steps": self.eval_every, "examples_per_update": examples}
+
+
+def schema(values: dict[str, Any]) -> type[PretrainingConfig]:
+    """The keys of a run on the task that `values` name: those of every run, and the parameters of the task."""
+    name = values.get("task")
+    if not isinstance(name, str):
+        return PretrainingConfig  # whose check then asks for a task
+    try:
+        kind = task_class(PACKAGE, name)
+    except ValueError as error:
+        raise UserError(f"task: {error}") from error
+    parameters: dict[str, Any] = {key: (field.annotation, field) for key, field in kind.model_fields.items()}
+    return create_model(f"{name} pretraining", __base__=PretrainingConfig, **parameters)
+
+
+class EvaluationConfig(Config):
+    checkpoint: str = Field(description="folder of a checkpoint, such as save_dir/checkpoint-2500 or save_dir/best")
+    split: Literal["train", "validation", "test"] = Field("test", description="split the examples are taken from")
+    examples: int = Field(2000, ge=1, description="examples to measure on")
+    batch_size: int = Field(64, ge=1, description="examples at a time")
+    eval_lengths: list[Annotated[int, Field(ge=1)]] = Field([], description="seq_lengths beside the trained one")
+    device: str | int = Field("auto", description="auto, cpu, cuda, cuda:1 or the number of a GPU")

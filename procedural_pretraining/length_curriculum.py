@@ -1,0 +1,50 @@
+"""A length curriculum: short sequences first, longer ones once they are mastered."""
+
+from typing import Any
+
+from tqdm import tqdm
+
+from core.source import TaskSource, Verdict
+from core.task import Task
+
+
+class LengthCurriculum(TaskSource):
+    """Examples of a task whose seq_length grows when an evaluation shows mastery of the present one.
+
+    Mastery is an accuracy of at least `threshold` times the best possible one (1, where the prompt determines the
+    answer). A length is kept for at least `min_steps` updates. At mastery of the last length, training may stop.
+    """
+
+    def __init__(
+        self, task: Task, seed: int, lengths: list[int], threshold: float, min_steps: int, stop_at_mastery: bool
+    ):
+        self.lengths, self.threshold, self.min_steps = lengths, threshold, min_steps
+        self.stop_at_mastery = stop_at_mastery
+        self.history = [(0, lengths[0])]  # (step, seq_length from then on)
+        super().__init__(task.replace(seq_length=lengths[0]), seed)
+
+    @property
+    def length(self) -> int:
+        return self.history[-1][1]
+
+    def on_evaluation(self, step: int, metrics: dict[str, float]) -> Verdict:
+        since, length = self.history[-1]
+        if metrics["accuracy"] < self.threshold * metrics.get("oracle_accuracy", 1.0) or step - since < self.min_steps:
+            return Verdict.GO_ON
+        if length == self.lengths[-1]:
+            return Verdict.MASTERED if self.stop_at_mastery else Verdict.GO_ON
+        longer = self.lengths[self.lengths.index(length) + 1]
+        self._grow(step, longer)
+        tqdm.write(f"step {step}: seq_length {length} mastered at accuracy {metrics['accuracy']:.4f}, now {longer}")
+        return Verdict.CHANGED
+
+    def _grow(self, step: int, length: int) -> None:
+        self.history.append((step, length))
+        self.task = self.task.replace(seq_length=length)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.history = [(step, length) for step, length in state["history"]]
+        self.task = self.task.replace(seq_length=self.length)
