@@ -137,7 +137,7 @@ class Brackets(Task):
 
 
 @njit(cache=True)
-def _walk(wants_open: np.ndarray, depth_limit: int, ends_balanced: bool) -> np.ndarray:  # pragma: no cover, compiled
+def _walk(wants_open: np.ndarray, depth_limit: int, ends_balanced: bool) -> np.ndarray:
     """Which positions open, bool (B, L), given which would if both were allowed."""
     size, length = wants_open.shape
     opens = np.empty_like(wants_open)

@@ -47,7 +47,7 @@ class Dyck(Brackets):
 
 
 @njit(cache=True)
-def _close(opens: np.ndarray, k: int, input_ids: np.ndarray) -> None:  # pragma: no cover, compiled
+def _close(opens: np.ndarray, k: int, input_ids: np.ndarray) -> None:
     """Turns the ids that do not open into the closing ids of what they close, in place; both are (B, L)."""
     size, length = opens.shape
     stack = np.empty(length, dtype=np.int64)

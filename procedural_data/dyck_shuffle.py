@@ -63,9 +63,7 @@ class DyckShuffle(Brackets):
 
 
 @njit(cache=True)
-def _close(
-    opens: np.ndarray, choice: np.ndarray, k: int, input_ids: np.ndarray
-) -> None:  # pragma: no cover, compiled
+def _close(opens: np.ndarray, choice: np.ndarray, k: int, input_ids: np.ndarray) -> None:
     """Turns the ids that do not open into closing ids, in place; `choice` is uniform on [0, 1), all are (B, L)."""
     size, length = opens.shape
     unclosed = np.empty(k, dtype=np.int64)  # of each type

@@ -69,9 +69,7 @@ class Stack(PromptAndAnswer):
 
 
 @njit(cache=True)
-def _run(
-    wants_push: np.ndarray, choice: np.ndarray, symbols: int, operations: np.ndarray, answer: np.ndarray
-) -> None:  # pragma: no cover, compiled
+def _run(wants_push: np.ndarray, choice: np.ndarray, symbols: int, operations: np.ndarray, answer: np.ndarray) -> None:
     """Fills in the pushes of `operations` (B, L) and the start of `answer`; `choice` is uniform on [0, 1)."""
     size, length = operations.shape
     pool = np.arange(1, symbols + 1)  # pool[:free] is free, pool[free:] is the stack with its top first
