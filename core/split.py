@@ -58,7 +58,7 @@ def draw_block(task: Task, seed: int, split: str, block: int) -> Batch:
         found, draws = found + len(chosen), draws + size
         if draws >= PATIENCE and found < draws / 100:
             raise TooFewPrompts(
-                f"task {task.name}: {draws:,} draws with {task.model_dump()} gave {found} examples of the {split} split. "
-                "It has too few distinct prompts to be divided: make it longer or its vocabulary larger"
+                f"task {task.name}: {draws:,} draws with {task.model_dump()} gave {found} examples of the {split} "
+                "split. It has too few distinct prompts to be divided: make it longer or its vocabulary larger"
             )
     return concatenate(parts)

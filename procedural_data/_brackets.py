@@ -1,4 +1,4 @@
-"""What the two bracket tasks share: the law by which a sequence opens and closes, whatever the types of its brackets."""
+"""What the two bracket tasks share: the law by which a sequence opens and closes, whatever the types of brackets."""
 
 from abc import abstractmethod
 from collections.abc import Sequence

@@ -102,22 +102,17 @@ class PromptAndAnswer(Task):
 def without_repetitions(items: np.ndarray, pad: int) -> np.ndarray:
     """Keeps the first occurrence of each item, in order, and fills up with `pad`. int64 (B, L) to the same shape.
 
-    Sorts pairs (item, position), blanks all but the first of each run, and sorts back by position. A pair is packed into
-    one integer, as NumPy sorts those many times faster than it looks values up in a table.
+    Sorts pairs (item, position), blanks all but the first of each run, and sorts back by position. A pair is packed
+    into one integer, as NumPy sorts those many times faster than it looks values up in a table.
     """
     positions = np.arange(items.shape[1], dtype=np.int64)
-    by_item = np.sort(_pack(items, positions), axis=1)
-    item, position = _unpack(by_item)
+    item, position = _unpack(np.sort(items << 32 | positions, axis=1))
 
-    by_position = _pack(position, item)
+    by_position = position << 32 | item
     repeated = item[:, 1:] == item[:, :-1]
-    by_position[:, 1:][repeated] = _pack(np.int64(LARGEST), np.int64(pad))  # behind every position
+    by_position[:, 1:][repeated] = LARGEST << 32 | pad  # behind every position
     by_position.sort(axis=1)
     return _unpack(by_position)[1]
-
-
-def _pack(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    return high << 32 | low
 
 
 def _unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -37,8 +37,8 @@ class Delete(PromptAndAnswer):
         share = self.present_probability
         if share is not None and share < 1 and self.vocab_size - 1 <= self.seq_length:
             raise ValueError(
-                f"present_probability {share} needs a symbol that is not in the list: with seq_length {self.seq_length}, "
-                f"vocab_size must be at least {self.seq_length + 2}, not {self.vocab_size}"
+                f"present_probability {share} needs a symbol that is not in the list: vocab_size {self.vocab_size} "
+                f"is too small for seq_length {self.seq_length}; it must be at least {self.seq_length + 2}"
             )
         return self
 

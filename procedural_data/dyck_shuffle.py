@@ -14,9 +14,9 @@ class DyckShuffle(Brackets):
     """L brackets in which types may cross: a bracket closes any type that is open, not the one that was opened last.
 
     Which type closes is drawn from the distinct types that are open, with equal chances however many brackets of each
-    are open (see Brackets for the rest of the law). By default a sequence simply stops after L brackets, most often with
-    some of them open; `balanced` closes them all in time, which makes it an interleaving of balanced words. There is no
-    prompt: every token after the first is scored.
+    are open (see Brackets for the rest of the law). By default a sequence simply stops after L brackets, most often
+    with some of them open; `balanced` closes them all in time, which makes it an interleaving of balanced words. There
+    is no prompt: every token after the first is scored.
 
         DyckShuffle(k=2, seq_length=6)
         input_ids   (1 (0 )1 (0 )0 (1

@@ -30,9 +30,8 @@ class Sort(PromptAndAnswer):
         asked, given = Counter(items), Counter(answer)
         for item in sorted(asked | given):
             if asked[item] != given[item]:
-                raise ValueError(
-                    f"{item} occurs {asked[item]} times in the items and {given[item]} times in the answer"
-                )
+                counts = f"{asked[item]} times in the items and {given[item]} times in the answer"
+                raise ValueError(f"{item} occurs {counts}")
         for left, right in pairwise(answer):
             if left > right:
                 raise ValueError(f"the answer is not in ascending order: {right} comes after {left}")

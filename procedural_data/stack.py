@@ -17,8 +17,8 @@ class Stack(PromptAndAnswer):
     """The model reads L operations, each a symbol to push or POP, then writes the stack from top to bottom.
 
     Symbols are 1 .. vocab_size - 1, and those on the stack are always distinct: a push draws from the others with equal
-    chances, and becomes a pop where there is none. A stack of at most one symbol is pushed upon. Otherwise a push has
-    probability 3/4 during the first two thirds of the program (rounded down) and 1/4 later, and the last operation pops.
+    chances, and becomes a pop where there is none. A stack of at most one symbol is pushed upon. Otherwise the
+    last operation pops, and a push has probability 3/4 during the first two thirds (rounded down) and 1/4 after.
 
         Stack(seq_length=4, vocab_size=6)
         input_ids   4 1 3 POP | 1 4 _
