@@ -8,8 +8,8 @@ import numpy as np
 def generator(fingerprint: str, seed: int, split: str, block: int) -> np.random.Generator:
     """The generator that fills block `block` of `split`, whatever was drawn before and by whom.
 
-    Philox (Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3") is counter-based: every 128-bit key gives
-    an independent stream. The key is a hash of the four arguments, so neighbouring seeds or blocks share nothing.
+    Philox (Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3") is counter-based: every 128-bit key
+    gives an independent stream. The key is a hash of the four arguments, so neighbouring seeds or blocks share nothing.
     """
     words = "\0".join([fingerprint, str(seed), split, str(block)])
     key = hashlib.blake2b(words.encode(), digest_size=16).digest()

@@ -11,7 +11,7 @@ from core.task import Task
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the space of prompts
 CANDIDATES_AT_ONCE = 4  # in blocks: keeps the memory of the rare splits near that of the common one
-PATIENCE = 100  # in blocks: a split that accepts under 1 % of that many draws counts as empty
+PATIENCE = 10_000  # in draws: a split that accepts under 1 % of so many counts as empty
 
 
 class TooFewPrompts(ValueError):
@@ -50,14 +50,15 @@ def draw_block(task: Task, seed: int, split: str, block: int) -> Batch:
     parts: list[Batch] = []
     found, draws = 0, 0
     while found < n:
-        size = min(int((n - found) / share * 1.05) + 16, CANDIDATES_AT_ONCE * n)
+        expected, spread = (n - found) / share, ((n - found) * (1 - share)) ** 0.5 / share
+        size = min(int(expected + 3 * spread) + 1, CANDIDATES_AT_ONCE * n)  # enough at the first go, nearly always
         batch = task.sample(generator, size)
         chosen = np.flatnonzero(split_of(task.prompt(batch)) == number)[: n - found]
         parts.append(batch.rows(torch.from_numpy(chosen)))
         found, draws = found + len(chosen), draws + size
-        if draws >= PATIENCE * n and found < draws / 100:
+        if draws >= PATIENCE and found < draws / 100:
             raise TooFewPrompts(
-                f"task {task.name}: {draws:,} draws with {task.model_dump()} gave {found} examples of the {split} split. "
-                "It has too few distinct prompts to be divided: make it longer or its vocabulary larger"
+                f"task {task.name}: {draws:,} draws with {task.model_dump()} gave {found} examples of the {split} "
+                "split. It has too few distinct prompts to be divided: make it longer or its vocabulary larger"
             )
     return concatenate(parts)
