@@ -1,7 +1,8 @@
 """Curves of a run, from its metrics.jsonl."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,18 @@ def draw_run(run_dir: Path) -> Path:
     training = [row for row in rows if row["split"] == "train"]
     validation = [row for row in rows if row["split"] == "validation" and "slice" not in row]
     by_length = [row for row in rows if row.get("slice") == "length"]
-    panels = [(_draw_loss, training, validation), (_draw_accuracy, validation)]
+    panels: list[Callable[[Any], None]] = [
+        partial(_draw_loss, training=training, validation=validation),
+        partial(_draw_accuracy, rows=validation),
+    ]
     if len({row.get("seq_length") for row in validation}) > 1:
-        panels.append((_draw_length, validation))
+        panels.append(partial(_draw_length, rows=validation))
     if by_length:
-        panels.append((_draw_by_length, by_length))
+        panels.append(partial(_draw_by_length, rows=by_length))
 
     figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False, layout="constrained")
-    for axis, (draw, *data) in zip(axes[0], panels, strict=True):
-        draw(axis, *data)
+    for axis, draw in zip(axes[0], panels, strict=True):
+        draw(axis)
         axis.set_xlabel("update")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -58,18 +62,18 @@ def _draw_loss(axis: Any, training: list[Row], validation: list[Row]) -> None:
     axis.set_ylabel("loss (nats per token)")
 
 
-def _draw_accuracy(axis: Any, validation: list[Row]) -> None:
-    axis.plot(*_curve(validation, "accuracy"), color="tab:blue", marker=".", label="tokens right")
-    axis.plot(*_curve(validation, "exact_match"), color="tab:orange", marker=".", label="answers all right")
-    if any("oracle_accuracy" in row for row in validation):
-        best = _curve(validation, "oracle_accuracy")
+def _draw_accuracy(axis: Any, rows: list[Row]) -> None:
+    axis.plot(*_curve(rows, "accuracy"), color="tab:blue", marker=".", label="tokens right")
+    axis.plot(*_curve(rows, "exact_match"), color="tab:orange", marker=".", label="answers all right")
+    if any("oracle_accuracy" in row for row in rows):
+        best = _curve(rows, "oracle_accuracy")
         axis.plot(*best, color="tab:green", linestyle="--", label="tokens right, best possible")
     axis.set_ylim(-0.03, 1.03)
     axis.set_ylabel("validation accuracy")
 
 
-def _draw_length(axis: Any, validation: list[Row]) -> None:
-    axis.step(*_curve(validation, "seq_length"), where="post", color="tab:blue")
+def _draw_length(axis: Any, rows: list[Row]) -> None:
+    axis.step(*_curve(rows, "seq_length"), where="post", color="tab:blue")
     axis.set_ylabel("seq_length trained on")
 
 

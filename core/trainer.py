@@ -120,9 +120,7 @@ def train(
             if run.is_save_due() or stop_status:
                 run.save()
             if stop_status and not run.is_done():
-                raise Interrupted(
-                    f"stopped by a signal after step {run.state.step}; saved in {run.newest}", stop_status
-                )
+                raise Interrupted(f"stopped by a signal; step {run.state.step} is saved in {run.newest}", stop_status)
         return run.summarise(batches.waited)
 
 

@@ -70,21 +70,21 @@ def check_splits(config: PretrainingConfig) -> None:
 def build(config: PretrainingConfig, world: World) -> tuple[GPT, TaskSource, list[Phase], Settings]:
     model = GPT(config.model_shape, seed=config.seed)
     source = build_source(config)
-    lr = partial(
-        lambda step, **course: config.lr * factor(step, **course),
+    course = partial(
+        factor,
         shape=config.lr_schedule,
         steps=config.total_steps,
         warmup=config.warmup_steps,
         floor=config.min_lr_ratio,
     )
-    plan = [Phase(config.task, source, config.total_steps, config.batch_size, lr)]
-    auto = "bf16" if world.device.type == "cuda" else "fp32"
+    plan = [Phase(config.task, source, config.total_steps, config.batch_size, lambda step: config.lr * course(step))]
+    on_gpu = world.device.type == "cuda"
     settings = Settings(
         seed=config.seed,
         accumulation=config.gradient_accumulation_steps,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        precision=auto if config.precision == "auto" else config.precision,
+        precision=config.precision if config.precision != "auto" else "bf16" if on_gpu else "fp32",
         compile=config.compile,
         log_every=config.log_every_steps,
         eval_every=config.eval_every,
@@ -186,9 +186,8 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
         for length in [run.final_length, *config.eval_lengths]:
             task = run.task_at(length)
             if task.block_size > model.config.n_positions:
-                raise UserError(
-                    f"eval_lengths: {length} needs {task.block_size} positions, the model has {model.config.n_positions}"
-                )
+                has = model.config.n_positions
+                raise UserError(f"eval_lengths: {length} needs {task.block_size} positions, the model has {has}")
             measure = Evaluation.of_task(task, run.seed, config.split, config.examples, config.batch_size, world)
             rows.append({"split": config.split, "seq_length": length, **measure(model)})
     print(table(rows))
