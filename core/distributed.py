@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class World:
         dist.all_reduce(total)
         return total.tolist()
 
-    def barrier(self) -> None:
-        self.sum([0.0])
+    def say(self, text: str) -> None:
+        """Prints a line, once, above a progress bar if there is one."""
+        if self.is_main:
+            tqdm.write(text)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with gradients averaged over ranks after each backward pass outside `no_sync`."""

@@ -10,8 +10,9 @@ SHAPES = get_args(Shape)
 def factor(step: int, *, shape: Shape, steps: int, warmup: int = 0, floor: float = 0.0) -> float:
     """Factor on the peak learning rate at update `step` of 0 .. steps - 1.
 
-    A straight rise over `warmup` updates that starts above zero, then `constant`, half a `cosine` or a line
-    (`linear`) from 1 down to `floor`, which the update after the last would reach. `steps` is the real number of updates.
+    A straight rise over `warmup` updates that starts above zero; then `constant`, or half a `cosine`, or a line
+    (`linear`), from 1 down to `floor`, which the update after the last would reach. `steps` is the real number of
+    updates.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)

@@ -114,7 +114,3 @@ class Tracker:
         """Makes sure that the lines so far survive a power cut; called before a checkpoint that builds on them."""
         if self._file is not None:
             os.fsync(self._file.fileno())
-
-    def say(self, text: str) -> None:
-        if self._file is not None:
-            tqdm.write(text, file=sys.stderr)

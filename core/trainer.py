@@ -214,7 +214,7 @@ class Run:
         return (stop_status or 75) if signals else 0
 
     def backward(self, batches: list[SupervisedBatch], scale: float) -> Tensor:
-        """Gradients of scale * loss, accumulated over micro-batches, all-reduced once. Returns the unscaled loss sum."""
+        """Gradients of scale * loss over the micro-batches, all-reduced once. Returns the unscaled loss sum."""
         device, total = self.world.device, torch.zeros((), device=self.world.device)
         for number, batch in enumerate(batches, start=1):
             waits_for_more = self.world.size > 1 and number < len(batches)
@@ -322,14 +322,14 @@ class Run:
         steps, run_dir = checkpoint.list_steps(self.run_dir), self.run_dir
         if steps and not self.settings.resume:
             raise UserError(f"{run_dir} already holds a run (checkpoint-{steps[-1]}); continue it with resume: true")
-        found = checkpoint.newest_intact(run_dir, print) if self.world.is_main else None
-        (step,) = self.world.sum([-1.0 if found is None and self.world.is_main else float(found or 0)])
+        found = checkpoint.newest_intact(run_dir, self.world.say) if self.world.is_main else None
+        (step,) = self.world.sum([-1 if found is None and self.world.is_main else found or 0])  # rank 0 decides
         if steps and step < 0:
             raise UserError(f"{run_dir}: none of its {len(steps)} checkpoints is intact; move them away to start anew")
         if step >= 0:
             self.load(int(step), definition)
-        elif self.settings.resume and self.world.is_main:
-            print(f"{run_dir} has no checkpoint yet: starting at step 0")
+        elif self.settings.resume:
+            self.world.say(f"{run_dir} has no checkpoint yet: starting at step 0")
         if self.world.is_main:
             tracking.forget_after(run_dir, self.state.step if step >= 0 else -1)
             (run_dir / "config.yaml").write_text(yaml.safe_dump(definition.config, sort_keys=False))
@@ -343,10 +343,9 @@ class Run:
             phase.source.load_state_dict(record["sources"].get(phase.name, {}))
         self.state = State(**{name: record[name] for name in State.__dataclass_fields__})
         self.first_step = self.state.step
-        if self.world.is_main:
-            if self.state.best_saved:
-                checkpoint.link_best(self.run_dir, self.state.best_saved[0])
-            print(f"resuming {path} at step {step} of {self.total}")
+        if self.world.is_main and self.state.best_saved:
+            checkpoint.link_best(self.run_dir, self.state.best_saved[0])
+        self.world.say(f"resuming {path} at step {step} of {self.total}")
 
     # --- The end
 
@@ -361,6 +360,7 @@ class Run:
             "tokens": state.tokens,
             "examples": state.examples,
             "evaluation": [{**where, **values} for where, values in slices],
+            "sources": {phase.name: phase.source.state_dict() for phase in self.plan},
             "checkpoint": str(self.newest),
             "best": str(checkpoint.folder(self.run_dir, state.best_saved[0])) if state.best_saved else None,
             "parameters": self.model.num_parameters(),

@@ -1,8 +1,7 @@
 """A length curriculum: short sequences first, longer ones once they are mastered."""
 
+from collections.abc import Callable
 from typing import Any
-
-from tqdm import tqdm
 
 from core.source import TaskSource, Verdict
 from core.task import Task
@@ -16,10 +15,17 @@ class LengthCurriculum(TaskSource):
     """
 
     def __init__(
-        self, task: Task, seed: int, lengths: list[int], threshold: float, min_steps: int, stop_at_mastery: bool
+        self,
+        task: Task,
+        seed: int,
+        lengths: list[int],
+        threshold: float,
+        min_steps: int,
+        stop_at_mastery: bool,
+        say: Callable[[str], None],
     ):
         self.lengths, self.threshold, self.min_steps = lengths, threshold, min_steps
-        self.stop_at_mastery = stop_at_mastery
+        self.stop_at_mastery, self.say = stop_at_mastery, say
         self.history = [(0, lengths[0])]  # (step, seq_length from then on)
         super().__init__(task.replace(seq_length=lengths[0]), seed)
 
@@ -34,13 +40,10 @@ class LengthCurriculum(TaskSource):
         if length == self.lengths[-1]:
             return Verdict.MASTERED if self.stop_at_mastery else Verdict.GO_ON
         longer = self.lengths[self.lengths.index(length) + 1]
-        self._grow(step, longer)
-        tqdm.write(f"step {step}: seq_length {length} mastered at accuracy {metrics['accuracy']:.4f}, now {longer}")
+        self.history.append((step, longer))
+        self.task = self.task.replace(seq_length=longer)
+        self.say(f"step {step}: seq_length {length} mastered at accuracy {metrics['accuracy']:.4f}, now {longer}")
         return Verdict.CHANGED
-
-    def _grow(self, step: int, length: int) -> None:
-        self.history.append((step, length))
-        self.task = self.task.replace(seq_length=length)
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}

@@ -69,7 +69,7 @@ def check_splits(config: PretrainingConfig) -> None:
 
 def build(config: PretrainingConfig, world: World) -> tuple[GPT, TaskSource, list[Phase], Settings]:
     model = GPT(config.model_shape, seed=config.seed)
-    source = build_source(config)
+    source = build_source(config, world)
     course = partial(
         factor,
         shape=config.lr_schedule,
@@ -100,7 +100,7 @@ def build(config: PretrainingConfig, world: World) -> tuple[GPT, TaskSource, lis
     return model, source, plan, settings
 
 
-def build_source(config: PretrainingConfig) -> TaskSource:
+def build_source(config: PretrainingConfig, world: World) -> TaskSource:
     task = config.task_at()
     if not config.use_curriculum:
         return TaskSource(task, config.seed)
@@ -111,6 +111,7 @@ def build_source(config: PretrainingConfig) -> TaskSource:
         config.curriculum_mastery_threshold,
         config.curriculum_step_epochs * config.steps_per_epoch,
         config.stop_at_mastery,
+        world.say,
     )
 
 
