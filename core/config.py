@@ -138,8 +138,8 @@ def _explain(kind: str, key: str, values: dict[str, Any], model: type[BaseModel]
         close = difflib.get_close_matches(key, fields, n=1)
         return "no such key. " + (f"Did you mean {close[0]}?" if close else "--help lists them all.")
     if kind == "missing":
-        return f"is missing; {domain(fields[key])}"
-    return f"{values[key]!r} is not allowed; {domain(fields[key])}"
+        return f"is missing; it takes {domain(fields[key])}"
+    return f"{values[key]!r} is not allowed; it takes {domain(fields[key])}"
 
 
 def _typed(text: str, field: FieldInfo | None) -> Any:

@@ -37,7 +37,7 @@ def attempt(arguments: list[str], choice: random.Random, number: int, kills: int
             die_in_a_save(choice.randint(1, 20))
         os._exit(cli.main(arguments))
     if number < kills and number % 2 == 0:
-        time.sleep(choice.uniform(0.02, 0.6))
+        time.sleep(choice.uniform(0.1, 1.2))
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
