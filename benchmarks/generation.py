@@ -9,9 +9,9 @@ import os
 import platform
 import statistics
 import time
+from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from core.split import draw_block
@@ -69,8 +69,7 @@ def machine() -> dict:
         "cpu": models[0] if models else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
+        **{package: version(package) for package in ("numpy", "numba", "torch")},
     }
 
 

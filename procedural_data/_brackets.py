@@ -136,7 +136,7 @@ class Brackets(Task):
         return f"({token}" if token < self.k else f"){token - self.k}"
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _walk(wants_open: np.ndarray, depth_limit: int, ends_balanced: bool) -> np.ndarray:
     """Which positions open, bool (B, L), given which would if both were allowed."""
     size, length = wants_open.shape

@@ -46,7 +46,7 @@ class Dyck(Brackets):
             raise ValueError(f"{len(stack)} brackets are never closed")
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _close(opens: np.ndarray, k: int, input_ids: np.ndarray) -> None:
     """Turns the ids that do not open into the closing ids of what they close, in place; both are (B, L)."""
     size, length = opens.shape

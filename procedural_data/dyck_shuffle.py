@@ -62,7 +62,7 @@ class DyckShuffle(Brackets):
             raise ValueError(f"{sum(unclosed)} brackets are never closed")
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _close(opens: np.ndarray, choice: np.ndarray, k: int, input_ids: np.ndarray) -> None:
     """Turns the ids that do not open into closing ids, in place; `choice` is uniform on [0, 1), all are (B, L)."""
     size, length = opens.shape

@@ -68,7 +68,7 @@ class Stack(PromptAndAnswer):
         compare(answer, stack[::-1])
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _run(wants_push: np.ndarray, choice: np.ndarray, symbols: int, operations: np.ndarray, answer: np.ndarray) -> None:
     """Fills in the pushes of `operations` (B, L) and the start of `answer`; `choice` is uniform on [0, 1)."""
     size, length = operations.shape

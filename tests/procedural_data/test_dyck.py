@@ -51,20 +51,21 @@ def test_the_oracle_reaches_the_loss_that_the_law_of_the_depth_predicts(k, seq_l
 
 
 @pytest.mark.parametrize(
-    ("k", "seq_length", "p_open", "accuracy", "loss"),
+    ("k", "seq_length", "p_open", "rows", "accuracy", "loss"),
     [
-        (64, 2048, 0.5, 0.503, 2.744),
-        (64, 128, 0.5, 0.505, 2.663),
-        (16, 128, 0.5, 0.512, 1.977),
-        (4, 32, 0.49, 0.548, 1.183),
+        (64, 2048, 0.5, 200, 0.503, 2.744),
+        (64, 128, 0.5, 4_000, 0.505, 2.663),
+        (16, 128, 0.5, 4_000, 0.512, 1.977),
+        (4, 32, 0.49, 20_000, 0.548, 1.183),
     ],
 )
-def test_the_ideal_loss_is_the_documented_one(k, seq_length, p_open, accuracy, loss):
+def test_the_oracle_reaches_the_documented_loss(k, seq_length, p_open, rows, accuracy, loss):
     """The documented figures are averages over samples, hence the tolerance."""
-    assert expected_loss(k, seq_length, p_open, seq_length) == (
-        pytest.approx(accuracy, abs=0.005),
-        pytest.approx(loss, abs=0.005),
-    )
+    task = Dyck(k=k, seq_length=seq_length, p_open=p_open)
+    oracle = task.oracle(task.sample(np.random.default_rng(0), rows))
+    scored = rows * (seq_length - 1)
+    assert oracle.best_prob.sum().item() / scored == pytest.approx(accuracy, abs=0.005)
+    assert -oracle.log_prob.sum().item() / scored == pytest.approx(loss, abs=0.005)
 
 
 def test_check_matches_brackets_in_the_order_of_a_stack():

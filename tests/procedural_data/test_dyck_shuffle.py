@@ -19,7 +19,7 @@ def test_the_oracle_reaches_the_documented_loss(k, seq_length, rows, accuracy, l
 
 
 def test_every_even_depth_is_a_likely_end_at_the_documented_size():
-    """A walk that turns back at 0 and 16 is at each end after 1 in 16 of its even steps, and at depths between after 2."""
+    """A walk that turns back at 0 and 16 is at each end in 1 of 16 even steps, and at each depth between in 2."""
     tokens = DyckShuffle().sample(np.random.default_rng(0), 2_000).input_ids.numpy()
     unclosed = np.bincount(np.sum(np.where(tokens < 64, 1, -1), axis=1), minlength=17)
     expected = 2_000 / 16 * np.array([1, 2, 2, 2, 2, 2, 2, 2, 1])
