@@ -172,3 +172,10 @@ def test_a_rare_split_is_not_called_empty_when_blocks_are_small():
     assert 0.02 < task.law[is_validation].sum() < 0.04  # so rare that 100 draws often miss it
     for block in range(200):
         assert len(draw_block(task, 0, "validation", block).input_ids) == 1
+
+
+def test_a_rare_split_is_not_called_empty_however_many_draws_it_takes():
+    task = Weighted(ratio=0.8)  # 2 % of the draws are of the validation split
+    task.drawn.clear()
+    assert len(draw_block(task, 0, "validation", 0).input_ids) == task.examples_per_block
+    assert sum(task.drawn) > PATIENCE

@@ -50,7 +50,7 @@ def test_present_probability_is_the_share_of_queries_in_the_list(share):
 
 
 def test_present_queries_are_uniform_over_distinct_symbols_and_absent_ones_over_the_others():
-    items, query = items_and_query(Delete(seq_length=3, vocab_size=6, present_probability=0.5), 200_000)
+    items, query = items_and_query(Delete(seq_length=3, vocab_size=6, present_probability=0.5), 500_000)
     present = is_present(items, query)
     for row in ([2, 2, 2], [2, 2, 4], [4, 1, 4], [1, 3, 5]):
         same = (items == row).all(axis=1)

@@ -33,6 +33,13 @@ def test_check_runs_the_program_and_rejects_what_the_law_excludes(row, message):
         TASK.check(row)
 
 
+def test_check_wants_the_last_operation_to_pop_two_symbols_to_one():
+    task = Stack(seq_length=5, vocab_size=6)
+    task.check([4, 1, POP, 2, POP, 6, 4, 7, 7, 7])
+    with pytest.raises(ValueError, match="the last operation pushes 3 on a stack of 2; it should pop"):
+        task.check([4, 1, POP, 2, 3, 6, 3, 2, 4, 7])
+
+
 def test_depths_are_those_of_the_documented_size():
     depth = depths(operations(Stack(), 20_000))
     assert depth[:, -1].mean() == pytest.approx(11.1, abs=0.2)

@@ -1,4 +1,4 @@
-"""Example i of a split is fixed for good: a run can be repeated and a row looked up again only as long as this holds."""
+"""Example i of a split is fixed for good: a run can be repeated, and a row looked up, only while this holds."""
 
 import hashlib
 
