@@ -42,8 +42,6 @@ class Dyck(Brackets):
                 stack.append(kind)
             elif (last := stack.pop()) != kind:
                 raise ValueError(f"position {position} closes type {kind}, but type {last} was opened last")
-        if stack:
-            raise ValueError(f"{len(stack)} brackets are never closed")
 
 
 @njit(cache=True, nogil=True)

@@ -84,8 +84,8 @@ def test_check_rejects_any_single_other_token():
                     task.check([*row[:position], token, *row[position + 1 :]])
 
 
-def test_check_rejects_what_cannot_be_closed_in_time():
-    with pytest.raises(ValueError, match="position 2 opens at depth 2: there are 2 positions left to close"):
+def test_check_rejects_what_is_never_closed():
+    with pytest.raises(ValueError, match="2 brackets are never closed"):
         Dyck(k=2, seq_length=4).check([0, 1, 1, 3])
 
 
