@@ -14,6 +14,8 @@ from core.task import Oracle, Task
 
 LARGEST = 2**20  # of any size: far beyond what a model reads
 
+# B examples, L brackets in each.
+
 
 class Brackets(Task):
     """L brackets of k types, none closed that was not opened. Every token after the first is scored.
@@ -32,9 +34,7 @@ class Brackets(Task):
     k: int = Field(64, ge=1, le=LARGEST, description="types of brackets")
     seq_length: int = Field(2048, ge=2, le=LARGEST, description="L, brackets in a sequence")
     p_open: float = Field(0.5, ge=0, le=1, description="probability to open where both is allowed")
-    max_depth: int | None = Field(None, ge=1, description="most brackets open at once; null for no limit")
-
-    # B examples, L brackets in each.
+    max_depth: int | None = Field(None, ge=1, le=LARGEST, description="most brackets open at once; null for no limit")
 
     @property
     @abstractmethod
@@ -110,22 +110,20 @@ class Brackets(Task):
                 raise ValueError(f"position {position} {'opens' if opens else 'closes'} at depth {depth}: {reason}")
             depth += 1 if opens else -1
             brackets.append((token if opens else token - self.k, opens))
+        if self.ends_balanced and depth > 0:
+            raise ValueError(f"{depth} brackets are never closed")
         return brackets
 
     def _reason_against(self, opens: bool, depth: int, left: int) -> str | None:
-        no_time = self.ends_balanced and depth >= left
-        if opens and depth > 0:
-            if self.max_depth is not None and depth >= self.max_depth:
-                return f"max_depth is {self.max_depth}"
-            if no_time:
-                return f"there are {left} positions left to close what is open"
-            if self.p_open == 0:
-                return "p_open is 0"
-        if not opens:
-            if depth == 0:
-                return "nothing is open"
-            if self.p_open == 1 and depth != self.max_depth and not no_time:
-                return "p_open is 1"
+        if opens and depth == self.max_depth:
+            return f"max_depth is {self.max_depth}"
+        if opens and depth > 0 and self.p_open == 0:
+            return "p_open is 0"
+        if not opens and depth == 0:
+            return "nothing is open"
+        has_to_close = depth == self.max_depth or (self.ends_balanced and depth == left)
+        if not opens and not has_to_close and self.p_open == 1:
+            return "p_open is 1"
         return None
 
     def token_name(self, token: int) -> str:
@@ -136,7 +134,7 @@ class Brackets(Task):
         return f"({token}" if token < self.k else f"){token - self.k}"
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _walk(wants_open: np.ndarray, depth_limit: int, ends_balanced: bool) -> np.ndarray:
     """Which positions open, bool (B, L), given which would if both were allowed."""
     size, length = wants_open.shape

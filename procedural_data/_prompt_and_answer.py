@@ -9,7 +9,9 @@ from pydantic import Field
 from core.batch import IGNORE, Batch
 from core.task import Task
 
-LARGEST = 2**20  # of any size: far beyond what a model reads, and the product of two still fits an int64
+LARGEST = 2**20  # of any size: far beyond what a model reads, and two such numbers pack into one int64
+
+# B examples, L items to read, T tokens in all.
 
 
 class PromptAndAnswer(Task):
@@ -21,8 +23,6 @@ class PromptAndAnswer(Task):
 
     seq_length: int = Field(64, ge=1, le=LARGEST, description="L, items to read")
     vocab_size: int = Field(100, ge=2, le=LARGEST, description="V; the items are the V - 1 symbols 1 .. V - 1")
-
-    # B examples, L items to read, T tokens in all.
 
     @property
     def operand_lengths(self) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ class Stack(PromptAndAnswer):
 
     @property
     def block_size(self) -> int:
-        return 2 * self.seq_length
+        return 2 * self.seq_length  # as documented; at most L - 2 symbols are left, so the last token is always a pad
 
     def sample(self, rng: np.random.Generator, size: int) -> Batch:
         shape = size, self.seq_length
@@ -68,7 +68,7 @@ class Stack(PromptAndAnswer):
         compare(answer, stack[::-1])
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _run(wants_push: np.ndarray, choice: np.ndarray, symbols: int, operations: np.ndarray, answer: np.ndarray) -> None:
     """Fills in the pushes of `operations` (B, L) and the start of `answer`; `choice` is uniform on [0, 1)."""
     size, length = operations.shape
@@ -90,4 +90,5 @@ def _run(wants_push: np.ndarray, choice: np.ndarray, symbols: int, operations: n
                 operations[row, t] = pool[free]
             else:
                 free += 1
-        answer[row, : symbols - free] = pool[free:]
+        for place in range(symbols - free):
+            answer[row, place] = pool[free + place]
