@@ -4,16 +4,14 @@ python -m benchmarks.generation [--json FILE] [--tasks sort,dyck] [--seconds 2]
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks import report
 from core.split import draw_block
 from core.task import Task, task_class, task_names
 
@@ -32,7 +30,7 @@ BARS = {  # tokens per second on one core, at the documented sizes
 }
 
 
-def measure(task: Task, seconds: float) -> dict:
+def measure(task: Task, seconds: float) -> dict[str, Any]:
     """Median over rounds of blocks of the train split."""
     draw_block(task, 0, "train", 0)  # compiles what needs compiling
     started = time.perf_counter()
@@ -61,27 +59,20 @@ def measure(task: Task, seconds: float) -> dict:
     }
 
 
-def machine() -> dict:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("numpy", "numba", "torch")},
-    }
+COLUMNS = {"task": 14, "block": 10, "ms/block": 8, "examples/s": 11, "M tokens/s": 10, "bar": 4, "ratio": 6}
 
 
-HEADER = f"{'task':<14}{'block':>12}{'ms/block':>10}{'examples/s':>13}{'M tokens/s':>12}{'bar':>6}{'ratio':>8}"
-
-
-def row(result: dict) -> str:
-    block = f"{result['examples_per_block']} x {result['tokens_per_example']}"
-    rate = result["tokens_per_second"]
-    bar = f"{result['bar'] / 1e6:>6.0f}{rate / result['bar']:>7.1f}x" if result["bar"] else f"{'-':>6}{'-':>8}"
-    columns = f"{result['ms_per_block']:>10.3f}{result['examples_per_second']:>13,.0f}{rate / 1e6:>12.1f}"
-    return f"{result['task']:<14}{block:>12}{columns}{bar}"
+def row(result: dict[str, Any]) -> list[str]:
+    rate, bar = result["tokens_per_second"] / 1e6, result["bar"]
+    return [
+        result["task"],
+        f"{result['examples_per_block']} x {result['tokens_per_example']}",
+        f"{result['ms_per_block']:.3f}",
+        f"{result['examples_per_second']:,.0f}",
+        f"{rate:.1f}",
+        f"{bar / 1e6:.0f}" if bar else "-",
+        f"{rate * 1e6 / bar:.1f}x" if bar else "-",
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -95,14 +86,15 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"no task {', '.join(sorted(unknown))}; there are {', '.join(known)}")
 
     torch.set_num_threads(1)
-    print(", ".join(f"{key} {value}" for key, value in machine().items()) + "; one thread\n")
-    print(HEADER)
+    machine, widths = report.machine("numpy", "numba", "torch"), list(COLUMNS.values())
+    print(report.sentence(machine) + "\n")
+    print(report.line(list(COLUMNS), widths))
     results = []
     for name in options.tasks or known:
         results.append(measure(task_class(known[name], name)(), options.seconds))
-        print(row(results[-1]), flush=True)
+        print(report.line(row(results[-1]), widths), flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
+        report.write(options.json, {"machine": machine}, results)
 
 
 if __name__ == "__main__":

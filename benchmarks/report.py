@@ -1,0 +1,43 @@
+"""What every benchmark prints and writes beside its figures: the machine they hold for, aligned lines, JSON."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """The processor, the GPU if there is one, and the versions of Python and of `packages`."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def sentence(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """One line of a table that is printed as it grows: names on the left, figures on the right of their columns."""
+    first, *others = (
+        cell.ljust(width) if column == 0 else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return "  ".join([first, *others])
+
+
+def write(path: Path, facts: dict[str, Any], results: Sequence[dict[str, Any]]) -> None:
+    path.write_text(json.dumps({**facts, "results": results}, indent=2) + "\n")
