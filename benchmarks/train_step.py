@@ -110,7 +110,7 @@ def earlier(folder: Path, **contest: Any) -> Step:
 
 
 def load(folder: Path, device: torch.device, dropout: float) -> nn.Module:
-    pdrop = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), dropout)
+    pdrop: Any = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), dropout)
     model: nn.Module = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="sdpa", **pdrop)
     return model.to(device)
 
