@@ -42,6 +42,7 @@ NEOX_REQUIRED = {
     "use_parallel_residual": False,
     "attention_bias": True,
 }
+NEOX_DEFAULTS = {"hidden_act": "gelu", "use_parallel_residual": True}  # what a key that is left out means there
 
 
 class UnreadableModel(ValueError):
@@ -130,9 +131,11 @@ def config_from_hf(raw: dict[str, Any]) -> GPTConfig:
     if kind not in ("gpt2", "gpt_neox"):
         raise ValueError(f"model_type is {kind!r}; readable are gpt2 and gpt_neox")
     required = GPT2_REQUIRED if kind == "gpt2" else NEOX_REQUIRED
+    defaults = required if kind == "gpt2" else required | NEOX_DEFAULTS
     for key, value in required.items():
-        if raw.get(key, value) != value:
-            raise ValueError(f"{key} is {raw[key]!r}; readable is {value!r}")
+        found = raw.get(key, defaults[key])
+        if found != value:
+            raise ValueError(f"{key} is {found!r}; readable is {value!r}")
     tied = raw.get("tie_word_embeddings", kind == "gpt2")  # the defaults of transformers differ
     if kind == "gpt2":
         if raw.get("n_inner") not in (None, 4 * raw["n_embd"]):
