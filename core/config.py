@@ -190,10 +190,11 @@ def _bounds(metadata: list[Any]) -> str:
     above = next((f"{m.gt}" for m in metadata if isinstance(m, annotated_types.Gt)), None)
     high = next((f"{m.le}" for m in metadata if isinstance(m, annotated_types.Le)), None)
     below = next((f"{m.lt}" for m in metadata if isinstance(m, annotated_types.Lt)), None)
+    step = next((f", a multiple of {m.multiple_of}" for m in metadata if isinstance(m, annotated_types.MultipleOf)), "")
     if (low or above) and (high or below):
-        return f" in {'[' + low if low else '(' + str(above)}, {high + ']' if high else str(below) + ')'}"
+        return f" in {'[' + low if low else '(' + str(above)}, {high + ']' if high else str(below) + ')'}{step}"
     words = [(">=", low), (">", above), ("<=", high), ("<", below)]
-    return "".join(f" {sign} {bound}" for sign, bound in words if bound is not None)
+    return "".join(f" {sign} {bound}" for sign, bound in words if bound is not None) + step
 
 
 def help_of(model: type[BaseModel]) -> str:

@@ -33,6 +33,14 @@ def forget_after(run_dir: Path, step: int) -> None:
     partial.replace(path)
 
 
+def check_wandb() -> None:
+    """Raises UserError if Weights & Biases is wanted and not installed."""
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        raise UserError("wandb_enable: the package wandb is missing; pip install wandb, or set it to false") from None
+
+
 class Wandb:
     """Weights & Biases as a guest: what fails in it is said once, and the run goes on without it."""
 

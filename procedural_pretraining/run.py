@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from core import checkpoint, hf, plots, trainer
+from core import checkpoint, hf, plots, tracking, trainer
 from core.config import domain
 from core.distributed import World, join, pick_device
 from core.errors import UserError
@@ -49,6 +49,8 @@ def check_before_work(config: PretrainingConfig) -> None:
         pick_device(config.device)
     except ValueError as error:
         raise UserError(f"device: {error}") from error
+    if config.wandb_enable:
+        tracking.check_wandb()
     check_splits(config)
     try:
         config.run_dir.mkdir(parents=True, exist_ok=True)
