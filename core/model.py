@@ -78,13 +78,14 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """What each position reads, (B, T, C), before `proj`, which `Block` applies where it is needed."""
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        return self.proj(y.transpose(1, 2).reshape(B, T, C))
+        return y.transpose(1, 2).reshape(B, T, C)
 
 
 class MLP(nn.Module):
@@ -104,8 +105,12 @@ class Block(nn.Module):
         self.ln_2, self.mlp = nn.LayerNorm(config.n_embd), MLP(config)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        x = x + self.dropout(self.attn(self.ln_1(x), rotation))
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, positions: Tensor | None = None) -> Tensor:
+        """(B, T, C) to (B, T, C), or to (N, C) for `positions` (N,), indices into the flattened (B * T)."""
+        read = self.attn(self.ln_1(x), rotation)
+        if positions is not None:
+            x, read = (y.flatten(0, 1).index_select(0, positions) for y in (x, read))
+        x = x + self.dropout(self.attn.proj(read))
         return x + self.dropout(self.mlp(self.ln_2(x)))
 
 
@@ -149,8 +154,8 @@ class GPT(nn.Module):
     def forward(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Logits of the next token: (B, T, V), or (N, V) for `positions` (N,), indices into the flattened (B * T).
 
-        Everything up to the last block has the static shape (B, T, C); only the head sees N rows, so an answer of
-        10 tokens after a prompt of 700 costs 10 logits, not 710.
+        Positions that are not asked for end in the last block, once the others have read them: with an answer half as
+        long as the sequence, half of that block's MLP and of the head is never computed.
         """
         length = input_ids.shape[1]
         if length > self.config.n_positions:
@@ -164,14 +169,15 @@ class GPT(nn.Module):
         else:
             rotation = (self.cos[:length], self.sin[:length])
         x = self.dropout(x)
-        for block in self.blocks:
+        *body, last = self.blocks
+        for block in body:
             x = block(x, rotation)
-        if positions is not None:
-            x = x.flatten(0, 1).index_select(0, positions)
+        x = last(x, rotation, positions)
         return self.head(self.ln_f(x))
 
     def compile_blocks(self) -> None:
-        """Compiles each block in place. Blocks share one compiled code and static shapes, so this is paid once."""
+        """Compiles each block in place. Blocks share their code, so this is paid once, and once more for the last one,
+        whose number of positions may change from batch to batch."""
         for block in self.blocks:
             block.compile()
 
