@@ -1,0 +1,267 @@
+"""What a run does on its way: guards, patience, mastery, best, limits, and what its commands print."""
+
+import errno
+import json
+import math
+import subprocess
+import sys
+
+import matplotlib.image
+import pytest
+import torch
+import yaml
+from small_runs import flags, metrics
+
+from core import checkpoint, trainer
+from core.schedule import factor
+from core.tracking import read_metrics
+from procedural_data.set import Set
+from procedural_pretraining import cli
+
+
+def spoil(monkeypatch, at_call: int, value: float) -> None:
+    """Makes the loss of the given micro-batch wrong."""
+    calls, right = 0, trainer.loss_sum
+
+    def wrong(model, batch):
+        nonlocal calls
+        calls += 1
+        return right(model, batch) * (value if calls == at_call else 1.0)
+
+    monkeypatch.setattr(trainer, "loss_sum", wrong)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_the_run_with_step_and_last_good_checkpoint(train, monkeypatch, capsys, value):
+    spoil(monkeypatch, 13, value)
+    run = train(status=1)
+    error = capsys.readouterr().err
+    assert "at step 13" in error
+    assert f"last good checkpoint: {run}/checkpoint-10" in error
+    assert checkpoint.list_steps(run) == [5, 10]
+    assert checkpoint.damage(run / "checkpoint-10") is None
+
+
+def test_an_absurd_first_loss_stops_the_run(train, monkeypatch, capsys):
+    spoil(monkeypatch, 1, 10.0)
+    run = train(status=1)
+    assert "far above ln(vocabulary)" in capsys.readouterr().err
+    assert checkpoint.list_steps(run) == []
+
+
+def test_a_full_disk_ends_the_run_in_words_and_loses_nothing(train, monkeypatch, capsys):
+    save_file, calls = checkpoint.save_file, 0
+
+    def save_until_full(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_file(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save_file", save_until_full)
+    run = train(status=1)
+    assert "cannot save step 15" in capsys.readouterr().err
+    assert checkpoint.list_steps(run) == [5, 10]
+    assert not list(run.glob(".checkpoint*"))
+    train(resume=True)
+    assert checkpoint.list_steps(run) == [5, 10, 15, 20]
+
+
+def test_patience_ends_a_run_that_does_not_improve(train):
+    run = train(lr=1e-12, patience=2, max_steps=100, weight_decay=0)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["stopped"] == "patience"
+    assert summary["step"] < 100
+    train(lr=1e-12, patience=2, max_steps=100, weight_decay=0, resume=True)
+    assert checkpoint.list_steps(run)[-1] == summary["step"], "a run that was given up stays so"
+
+
+def test_training_stops_at_mastery_of_the_final_length_if_asked(train):
+    changes = {"use_curriculum": True, "curriculum_mastery_threshold": 0.1, "curriculum_step_size": 2}
+    run = train(max_steps=100, stop_at_mastery=True, **changes)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["stopped"] == "mastery"
+    assert [length for _, length in summary["sources"]["set"]["history"]] == [2, 4, 6]
+    assert train("on", max_steps=40, **changes).joinpath("checkpoint-40").is_dir()
+
+
+def test_a_length_is_kept_for_the_epochs_asked(train):
+    changes = {"use_curriculum": True, "curriculum_mastery_threshold": 0.1, "steps_per_epoch": 10}
+    run = train(max_steps=40, curriculum_step_epochs=2, **changes)
+    history = json.loads((run / "summary.json").read_text())["sources"]["set"]["history"]
+    assert history == [[0, 2], [20, 4], [40, 6]]
+
+
+def test_best_is_the_saved_checkpoint_with_the_lowest_validation_loss_and_is_never_deleted(train):
+    run = train(lr=0.3, max_steps=40, save_total_limit=1, save_steps="[7]")  # diverges after a good start
+    losses = {row["step"]: row["loss"] for row in metrics(run) if row["split"] == "validation" and row["step"] > 0}
+    best = min(losses, key=losses.get)
+    assert (run / "best").resolve().name == f"checkpoint-{best}"
+    assert set(checkpoint.list_steps(run)) == {7, best, 40}
+
+
+def test_the_learning_rate_follows_the_schedule_over_the_real_number_of_updates(train):
+    run = train(lr_schedule="cosine", warmup_steps=4, min_lr_ratio=0.2, log_every_steps=1, epochs=3, steps_per_epoch=5)
+    rates = [row["lr"] for row in metrics(run) if row["split"] == "train"]
+    assert rates == [1e-2 * factor(step, shape="cosine", steps=15, warmup=4, floor=0.2) for step in range(15)]
+
+
+def test_accumulated_micro_batches_train_like_one_batch(train):
+    one = metrics(train("one", batch_size=16, log_every_steps=1))
+    many = metrics(train("many", batch_size=4, gradient_accumulation_steps=4, log_every_steps=1))
+    for left, right in zip(one, many, strict=True):
+        assert (left["step"], left["examples"]) == (right["step"], right["examples"])
+        assert left["loss"] == pytest.approx(right["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_number_of_workers_changes_nothing(train, workers):
+    one, other = train("one"), train("other", num_workers=workers)
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+
+
+def test_bf16_and_compile_train(train):
+    run = train(precision="bf16", max_steps=4)
+    assert metrics(run)[-1]["loss"] < 3
+
+
+def test_two_runs_on_one_folder_are_refused(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    with checkpoint.lock(run):
+        held = subprocess.run(
+            [sys.executable, "-m", "procedural_pretraining.cli", *flags(save_dir=run)], capture_output=True, text=True
+        )
+    assert held.returncode == 2
+    assert "another run is writing here" in held.stderr
+
+
+class FakeWandb:
+    def __init__(self, broken: bool):
+        self.broken, self.logged, self.settings = broken, [], None
+
+    def init(self, **settings):
+        self.settings = settings
+        return self
+
+    def log(self, values, step):
+        if self.broken:
+            raise ConnectionError("the server is gone")
+        self.logged.append((step, values))
+
+    def finish(self, exit_code):
+        self.exit_code = exit_code
+
+
+def test_weights_and_biases_gets_every_number(train, monkeypatch):
+    fake = FakeWandb(broken=False)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    run = train(wandb_enable=True, wandb_project="p", wandb_name="n", resume_run_id="abc", wandb_mode="offline")
+    assert len(fake.logged) == len(metrics(run))
+    assert fake.exit_code == 0
+    wanted = {"project": "p", "name": "n", "id": "abc", "resume": "must", "mode": "offline"}
+    assert wanted.items() <= fake.settings.items()
+    assert any("validation/6/exact_match" in values for _, values in fake.logged)
+
+
+def test_a_run_survives_the_end_of_weights_and_biases(train, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(broken=True))
+    run = train(wandb_enable=True)
+    assert "Weights & Biases is off from here on: ConnectionError" in capsys.readouterr().err
+    assert checkpoint.list_steps(run)[-1] == 20
+
+
+def test_a_line_that_a_crash_cut_off_is_left_out(train):
+    run = train()
+    rows = read_metrics(run)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 21, "lo')
+    assert read_metrics(run) == rows
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"task": "dyck", "vocab_size": None, "k": 2},
+        {"use_curriculum": True, "curriculum_mastery_threshold": 0.1, "eval_lengths": "[3, 9]"},
+    ],
+)
+def test_curves_are_drawn(train, changes):
+    picture = matplotlib.image.imread(train(**changes) / "plots" / "curves.png")
+    assert picture.shape[0] > 300
+    assert picture.shape[1] > 1000
+    assert picture[..., :3].std() > 0.02, "an empty page"
+
+
+# --- Commands
+
+
+def test_evaluate_measures_what_the_run_measured(train, capsys):
+    run = train(eval_lengths="[3]")
+    expected = [row for row in metrics(run) if row["split"] == "validation"][-2:]
+    capsys.readouterr()
+    command = ["evaluate", "--checkpoint", str(run / "best"), "--split", "validation", "--examples", "32"]
+    assert (run / "best").resolve().name == "checkpoint-20"
+    assert cli.main([*command, "--eval_lengths", "3"]) == 0
+    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert header == ["seq_length", "loss", "accuracy", "exact_match"]
+    for row, known in zip(rows, expected, strict=True):
+        assert row == [str(known["seq_length"]), *(f"{known[name]:.4f}" for name in header[1:])]
+    assert cli.main([*command, "--eval_lengths", "30"]) == 2
+    assert "eval_lengths: 30 needs 61 positions" in capsys.readouterr().err
+
+
+def test_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
+    assert cli.main([*flags(save_dir=tmp_path / "run"), "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    task = Set(seq_length=6, vocab_size=12)
+    for words in ("parameters", f"{8 * task.block_size} , ".replace(" ", ""), "MiB", "expected duration"):
+        assert words in said, said
+
+
+def test_print_config_prints_what_resolves_to_itself(tmp_path, capsys):
+    assert cli.main([*flags(save_dir=tmp_path / "run", lr="5e-4"), "--print_config"]) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["lr"] == 5e-4
+    (tmp_path / "again.yaml").write_text(printed)
+    assert cli.main(["--config", str(tmp_path / "again.yaml"), "--print_config"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_help_explains_every_key_of_the_task(capsys):
+    assert cli.main(["--task", "dyck", "--help"]) == 0
+    said = capsys.readouterr().out
+    from procedural_pretraining.config import schema
+
+    for name, field in schema({"task": "dyck"}).model_fields.items():
+        assert f"--{name}  (" in said
+        assert field.description, name
+        assert field.description in said
+
+
+def test_list_shows_every_task_with_its_parameters(capsys):
+    assert cli.main(["list"]) == 0
+    said = capsys.readouterr().out
+    for words in ("dyck_shuffle:", "present_probability", "balanced", "union:", "p_open"):
+        assert words in said
+
+
+def test_the_run_folder_holds_no_pickle(train):
+    for path in train().rglob("*"):
+        assert path.suffix not in (".pth", ".pt", ".pkl", ".bin"), path
+
+
+def test_training_loss_is_the_mean_over_targets(train):
+    run = train(lr=1e-12, weight_decay=0, log_every_steps=20)
+    from core import hf
+    from core.source import TaskSource
+
+    model = hf.load(run / "checkpoint-20")
+    batch = TaskSource(Set(seq_length=6, vocab_size=12), seed=42).batch("train", 0, 160).supervised()
+    with torch.no_grad():
+        expected = trainer.loss_sum(model, batch).item() / len(batch.labels)
+    (row,) = [row for row in metrics(run) if row["split"] == "train"]
+    assert row["loss"] == pytest.approx(expected, abs=1e-5)
