@@ -33,7 +33,7 @@ ALL_AT_ONCE = {  # everything that has a state, or could disturb the order of th
     "save_steps": "[4, 22]",
     "save_total_limit": 3,
     "log_every_steps": 7,
-    "max_steps": 150,
+    "max_steps": 300,
 }
 
 
@@ -57,7 +57,7 @@ def test_killed_at_random_moments_and_during_saves_it_ends_bit_identical(train, 
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": "."}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "killed 12 times" in done.stdout
-    assert_same_end(whole, killed, 150)
+    assert_same_end(whole, killed, 300)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
@@ -79,8 +79,7 @@ def test_a_signal_saves_and_leaves_and_the_run_can_go_on(train, tmp_path, capsys
     assert_same_end(whole, cut, 60)
 
 
-@pytest.mark.parametrize("cut", [False, True])
-def test_max_steps_may_grow(train, cut):
+def test_max_steps_may_grow(train):
     train("run", max_steps=10, lr_schedule="constant")
     run = train("run", max_steps=20, lr_schedule="constant", resume=True)
     whole = train("whole", max_steps=20, lr_schedule="constant")

@@ -1,19 +1,37 @@
-"""Run by test_resume.py: starts a command again and again, killing it with SIGKILL, until it ends by itself.
+"""Run by test_resume.py: starts a command again and again, each time killed by SIGKILL, until it may end by itself.
 
 python kill_and_resume.py SEED KILLS ARGUMENT...
 
-One process imports everything and forks for each attempt, so that an attempt costs no start-up. Every other attempt
-is killed at a random moment, the rest inside a save: at a random one of its calls that flush a file to the disk.
+One process imports everything and forks for each attempt, so that an attempt costs no start-up. Half of the attempts
+die within milliseconds after a random update, whatever they do then; the others in a save, as they flush a random file.
+Moments are counted in updates and files, not in seconds, so that every kill strikes on a fast machine, too.
 """
 
 import os
 import random
 import signal
 import sys
-import time
+import threading
 
-from core import checkpoint
+from core import checkpoint, trainer
 from procedural_pretraining import cli
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_after_updates(updates: int, seconds: float) -> None:
+    advance = trainer.Run.update
+
+    def update(self, *arguments):
+        nonlocal updates
+        updates -= 1
+        if updates == 0:
+            threading.Timer(seconds, die).start()
+        return advance(self, *arguments)
+
+    trainer.Run.update = update
 
 
 def die_in_a_save(calls: int) -> None:
@@ -23,7 +41,7 @@ def die_in_a_save(calls: int) -> None:
         nonlocal calls
         calls -= 1
         if calls == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         flush(path)
 
     checkpoint._flush = flush_or_die
@@ -31,14 +49,19 @@ def die_in_a_save(calls: int) -> None:
 
 def attempt(arguments: list[str], choice: random.Random, number: int, kills: int) -> int:
     """The exit status of one attempt; negative if it was killed."""
+    in_a_save, updates, seconds, calls = (
+        number % 2,
+        choice.randint(1, 12),
+        choice.uniform(0, 0.01),
+        choice.randint(1, 10),
+    )
     child = os.fork()
     if child == 0:
-        if number < kills and number % 2:
-            die_in_a_save(choice.randint(1, 20))
+        if number < kills and in_a_save:
+            die_in_a_save(calls)
+        elif number < kills:
+            die_after_updates(updates, seconds)
         os._exit(cli.main(arguments))
-    if number < kills and number % 2 == 0:
-        time.sleep(choice.uniform(0.1, 1.2))
-        os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
