@@ -45,7 +45,7 @@ def _run(verbs: dict[str, Verb], arguments: list[str], doc: str, default: str) -
     asks_help = any(flag in arguments for flag in HELP_FLAGS)
     flags = config.read_flags([word for word in arguments if word not in HELP_FLAGS])
     file = flags.pop("config", None)
-    switches = {switch: flags.pop(switch, "false") == "true" for switch in ("print_config", "dry_run")}
+    switches = {switch: _is_on(switch, flags.pop(switch, "false")) for switch in ("print_config", "dry_run")}
     if asks_help:
         return print(_help(verbs, name, doc, file, flags))
     if verb.schema is None:
@@ -60,6 +60,12 @@ def _run(verbs: dict[str, Verb], arguments: list[str], doc: str, default: str) -
             raise UserError(f"--dry_run: {name} cannot be rehearsed")
         return verb.rehearsal(checked)
     return verb.function(checked)
+
+
+def _is_on(switch: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise UserError(f"--{switch}: {text!r} is not allowed; it takes true or false")
+    return text == "true"
 
 
 def _help(verbs: dict[str, Verb], name: str, doc: str, file: str | None, flags: dict[str, str]) -> str:

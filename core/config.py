@@ -69,12 +69,17 @@ def read_file(path: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise UserError(f"{path}: {place}{getattr(error, 'problem', None) or error}") from error
+        raise UserError(f"{path}: {place}{_reason(error)}") from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{path}: holds {type(values).__name__}, where lines of the form `key: value` are expected")
     return values
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    """The problem in one line, whichever part of the parser met it."""
+    return getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).splitlines()[0]
 
 
 def read_flags(arguments: list[str]) -> dict[str, str]:

@@ -126,7 +126,7 @@ class PretrainingConfig(Config):
         """Where the length curriculum begins."""
         if self.curriculum_start is not None:
             return self.curriculum_start
-        return next(n for n in range(2, self.final_length + 1) if self._is_possible(n))
+        return next((n for n in range(2, self.final_length + 1) if self._is_possible(n)), self.final_length)
 
     def _is_possible(self, seq_length: int) -> bool:
         try:

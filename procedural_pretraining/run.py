@@ -5,10 +5,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from core import checkpoint, hf, plots, tracking, trainer
-from core.config import domain
+from core.config import domain, resolve
 from core.distributed import World, join, pick_device
 from core.errors import UserError
 from core.evaluate import Evaluation, Slices
@@ -37,18 +35,16 @@ def train(config: PretrainingConfig) -> dict[str, Any]:
 
 def rehearse(config: PretrainingConfig) -> None:
     """Builds everything, tries a few updates, says what the run would take. Writes nothing."""
+    check_device(config.device)
+    check_splits(config)
     with join(config.device) as world:
-        check_splits(config)
         model, _, plan, settings = build(config, world)
         print(trainer.rehearse(model, plan, settings, world))
 
 
 def check_before_work(config: PretrainingConfig) -> None:
     """Raises UserError for what a schema cannot know: the machine, the folder, splits without prompts."""
-    try:
-        pick_device(config.device)
-    except ValueError as error:
-        raise UserError(f"device: {error}") from error
+    check_device(config.device)
     if config.wandb_enable:
         tracking.check_wandb()
     check_splits(config)
@@ -58,6 +54,13 @@ def check_before_work(config: PretrainingConfig) -> None:
         probe.touch()
     except OSError as error:
         raise UserError(f"save_dir: {config.run_dir} cannot be written: {error.strerror}") from error
+
+
+def check_device(device: str | int) -> None:
+    try:
+        pick_device(device)
+    except ValueError as error:
+        raise UserError(f"device: {error}") from error
 
 
 def check_splits(config: PretrainingConfig) -> None:
@@ -174,6 +177,7 @@ def _cell(value: float) -> str:
 
 def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
     """Measures a checkpoint on the task of its run, prints a table and returns its rows."""
+    check_device(config.device)
     folder = Path(config.checkpoint)
     run_config = folder.resolve().parent / "config.yaml"
     if not run_config.exists():
@@ -181,13 +185,15 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
     problem = checkpoint.damage(folder)
     if problem:
         raise UserError(f"checkpoint: {folder} is damaged: {problem}")
-    values = yaml.safe_load(run_config.read_text())
-    run = schema(values).model_validate(values)
+    run = resolve(schema, str(run_config), {})
     rows = []
     with join(config.device) as world:
         model = hf.load(folder).to(world.device)
         for length in [run.final_length, *config.eval_lengths]:
-            task = run.task_at(length)
+            try:
+                task = run.task_at(length)
+            except ValueError as error:
+                raise UserError(f"eval_lengths: {error}") from error
             if task.block_size > model.config.n_positions:
                 has = model.config.n_positions
                 raise UserError(f"eval_lengths: {length} needs {task.block_size} positions, the model has {has}")

@@ -151,6 +151,13 @@ def test_a_wrong_file_is_refused_by_name(refused, tmp_path, text, words):
         (["train", "word"], ["'word': expected --key value"]),
         (["--lr", "1", "--lr", "2"], ["--lr: given twice"]),
         (["list", "--lr", "1"], ["list takes no options"]),
+        (
+            ["--dry_run", "--device", "cuda:7", *flags(device=None, save_dir="{tmp}/run")],
+            ["device: 'cuda:7' is not there"],
+        ),
+        (["--dry_run", "yes"], ["--dry_run: 'yes' is not allowed", "true or false"]),
+        (["--config", "{tmp}/nul"], ["nul: special characters"]),
+        (flags(save_dir="{tmp}/run", use_curriculum=True, seq_length=1, vocab_size=2), ["too few distinct prompts"]),
         (["evaluate"], ["checkpoint: is missing"]),
         (["evaluate", "--checkpoint", "{tmp}/none"], ["{tmp}/none", "is no checkpoint"]),
         (["evaluate", "--checkpoint", "{tmp}/none", "--split", "dev"], ["--split: 'dev' ", "train, validation, test"]),
@@ -158,6 +165,7 @@ def test_a_wrong_file_is_refused_by_name(refused, tmp_path, text, words):
     ],
 )
 def test_a_wrong_command_is_refused(refused, tmp_path, arguments, words):
+    (tmp_path / "nul").write_bytes(b"lr: 1\x00\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x80")
     said = "\n".join(refused(*(word.format(tmp=tmp_path) for word in arguments)))
     assert all(word.format(tmp=tmp_path) in said for word in words), said
