@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from core.config import Config, problems
-from core.errors import UserError
 from core.model import GPTConfig, parse_size
 from core.schedule import Shape
 from core.task import Task, task_class
@@ -81,6 +80,12 @@ class PretrainingConfig(Config):
     wandb_mode: Literal["online", "offline"] = free("online", description="offline: to files that wandb sync uploads")
     resume_run_id: str | None = free(None, description="W&B id of the run to go on with")
 
+    @field_validator("task")
+    @classmethod
+    def _is_task(cls, task: str) -> str:
+        task_class(PACKAGE, task)
+        return task
+
     @field_validator("gpt2_size")
     @classmethod
     def _is_size(cls, size: str) -> str:
@@ -93,8 +98,7 @@ class PretrainingConfig(Config):
             raise ValueError("max_steps and epochs are both null, so the run would never end; set one of them")
         if self.warmup_steps >= self.total_steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}, but the whole run has {self.total_steps} updates")
-        if type(self) is not PretrainingConfig:  # without a task there is nothing more to check
-            _ = self.model_shape
+        _ = self.model_shape
         return self
 
     @property
@@ -180,17 +184,20 @@ class PretrainingConfig(Config):
         return {**self.model_dump(include=fixed), "eval_every_steps": self.eval_every, "examples_per_update": examples}
 
 
+class _WithoutTask(PretrainingConfig):
+    """Where no task is named, or none that exists, that is the error: which other keys there are depends on it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 def schema(values: dict[str, Any]) -> type[PretrainingConfig]:
     """The keys of a run on the task that `values` name: those of every run, and the parameters of the task."""
-    name = values.get("task")
-    if not isinstance(name, str):
-        return PretrainingConfig  # whose check then asks for a task
     try:
-        kind = task_class(PACKAGE, name)
-    except ValueError as error:
-        raise UserError(f"task: {error}") from error
+        kind = task_class(PACKAGE, str(values.get("task")))
+    except ValueError:
+        return _WithoutTask
     parameters: dict[str, Any] = {key: (field.annotation, field) for key, field in kind.model_fields.items()}
-    return create_model(f"{name} pretraining", __base__=PretrainingConfig, **parameters)
+    return create_model(f"{values['task']} pretraining", __base__=PretrainingConfig, **parameters)
 
 
 class EvaluationConfig(Config):
