@@ -267,6 +267,8 @@ class Run:
         self.read()
         self.slices = self.evaluate(self.model)
         for where, values in self.slices:
+            if not math.isfinite(values["loss"]):
+                self.fail(f"{where['split']} loss is {values['loss']:g} after step {self.state.step}")
             self.tracker.log(self.where() | where, values)
         metrics = self.slices[0][1]
         self.tracker.show(val_loss=metrics["loss"], val_acc=metrics["accuracy"])

@@ -49,6 +49,12 @@ def test_an_absurd_first_loss_stops_the_run(train, monkeypatch, capsys):
     assert checkpoint.list_steps(run) == []
 
 
+def test_weights_that_an_update_ruined_are_noticed_by_the_evaluation_after_it(train, capsys):
+    run = train(status=1, lr=1e30, eval_every_steps=1)
+    assert "validation loss is nan after step 1; no checkpoint yet" in capsys.readouterr().err
+    assert [row["step"] for row in metrics(run)] == [0]
+
+
 def test_a_full_disk_ends_the_run_in_words_and_loses_nothing(train, monkeypatch, capsys):
     save_file, calls = checkpoint.save_file, 0
 
