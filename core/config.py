@@ -54,8 +54,23 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(Decimal(node.value)))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever `_Loader` would not read as text, such as the names 08 and 5e4."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + _Loader.yaml_implicit_resolvers.get(first, [])
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
+
+
 def parse_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)  # a SafeLoader
+
+
+def write_yaml(values: dict[str, Any]) -> str:
+    """Text that `parse_yaml` reads back as the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
 
 
 def read_file(path: str) -> dict[str, Any]:
@@ -220,4 +235,4 @@ def _plain(value: Any) -> str:
 
 
 def as_yaml(config: BaseModel) -> str:
-    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+    return write_yaml(config.model_dump())

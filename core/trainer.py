@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from core import checkpoint, optim, rng, tracking
 from core.batch import SupervisedBatch
+from core.config import write_yaml
 from core.distributed import StopSignals, World
 from core.errors import Interrupted, RunFailed, UserError
 from core.evaluate import Slices
@@ -334,7 +334,7 @@ class Run:
             self.world.say(f"{run_dir} has no checkpoint yet: starting at step 0")
         if self.world.is_main:
             tracking.forget_after(run_dir, self.state.step if step >= 0 else -1)
-            (run_dir / "config.yaml").write_text(yaml.safe_dump(definition.config, sort_keys=False))
+            (run_dir / "config.yaml").write_text(write_yaml(definition.config))
 
     def load(self, step: int, definition: Definition) -> None:
         path = checkpoint.folder(self.run_dir, step)

@@ -219,6 +219,11 @@ def test_evaluate_measures_what_the_run_measured(train, capsys):
     assert "eval_lengths: 30 needs 61 positions" in capsys.readouterr().err
 
 
+def test_evaluate_reads_a_run_whose_name_looks_like_a_number(train):
+    run = train(run_name="08") / "08"
+    assert cli.main(["evaluate", "--checkpoint", str(run / "checkpoint-20")]) == 0
+
+
 def test_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
     assert cli.main([*flags(save_dir=tmp_path / "run"), "--dry_run"]) == 0
     said = capsys.readouterr().out
