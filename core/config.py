@@ -36,7 +36,8 @@ class _Loader(yaml.SafeLoader):
     """YAML that means what its writer meant: 5e-4 and 1e6 are numbers, 12_12_768 is a name, a key stands once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"  # `<<`, which has no value of its own
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
         for i, key in enumerate(keys):
             if key in keys[:i]:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
