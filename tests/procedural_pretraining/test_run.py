@@ -201,6 +201,10 @@ def test_curves_are_drawn(train, changes):
     assert picture[..., :3].std() > 0.02, "an empty page"
 
 
+def test_curves_are_drawn_for_a_folder_whose_name_looks_like_a_formula(train):
+    assert (train("a $x^$ run") / "plots" / "curves.png").exists()
+
+
 # --- Commands
 
 
