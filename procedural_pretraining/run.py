@@ -107,7 +107,7 @@ def build(config: PretrainingConfig, world: World) -> tuple[GPT, TaskSource, lis
 
 def build_source(config: PretrainingConfig, world: World) -> TaskSource:
     task = config.task_at()
-    if not config.use_curriculum:
+    if not (config.use_curriculum or config.stop_at_mastery):
         return TaskSource(task, config.seed)
     return LengthCurriculum(
         task,

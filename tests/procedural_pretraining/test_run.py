@@ -92,6 +92,12 @@ def test_training_stops_at_mastery_of_the_final_length_if_asked(train):
     assert train("on", max_steps=40, **changes).joinpath("checkpoint-40").is_dir()
 
 
+def test_training_stops_at_mastery_without_a_curriculum_as_well(train):
+    run = train(max_steps=40, stop_at_mastery=True, curriculum_mastery_threshold=0.05)
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["stopped"], summary["step"] < 40) == ("mastery", True)
+
+
 def test_a_length_is_kept_for_the_epochs_asked(train):
     changes = {"use_curriculum": True, "curriculum_mastery_threshold": 0.1, "steps_per_epoch": 10}
     run = train(max_steps=40, curriculum_step_epochs=2, **changes)
