@@ -197,7 +197,10 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
             if task.block_size > model.config.n_positions:
                 has = model.config.n_positions
                 raise UserError(f"eval_lengths: {length} needs {task.block_size} positions, the model has {has}")
-            measure = Evaluation.of_task(task, run.seed, config.split, config.examples, config.batch_size, world)
+            try:
+                measure = Evaluation.of_task(task, run.seed, config.split, config.examples, config.batch_size, world)
+            except TooFewPrompts as error:
+                raise UserError(str(error)) from error
             rows.append({"split": config.split, "seq_length": length, **measure(model)})
     print(table(rows))
     return rows

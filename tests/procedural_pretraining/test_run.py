@@ -234,6 +234,12 @@ def test_evaluate_reads_a_run_whose_name_looks_like_a_number(train):
     assert cli.main(["evaluate", "--checkpoint", str(run / "checkpoint-20")]) == 0
 
 
+def test_evaluate_refuses_a_length_whose_split_has_no_prompt(train, capsys):
+    command = ["evaluate", "--checkpoint", str(train(vocab_size=8) / "best"), "--split", "validation"]
+    assert cli.main([*command, "--eval_lengths", "1"]) == 2
+    assert "examples of the validation split" in capsys.readouterr().err
+
+
 def test_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
     assert cli.main([*flags(save_dir=tmp_path / "run"), "--dry_run"]) == 0
     said = capsys.readouterr().out
