@@ -299,7 +299,7 @@ class Run:
     def save(self) -> None:
         """Saves, marks the best, deletes what is over the limit. Only the main rank writes."""
         self.read()
-        state, best = self.state, self.state.best_saved
+        state, best, window = self.state, self.state.best_saved, self.window_of_all_ranks()
         is_best = self.saveable_loss is not None and (best is None or self.saveable_loss < best[1])
         if is_best:
             assert self.saveable_loss is not None
@@ -308,7 +308,8 @@ class Run:
             return
         phase, _ = self.locate(state.step - 1)
         sources = {phase.name: phase.source.state_dict() for phase in self.plan}
-        record = {**asdict(state), "phase": phase.name, "sources": sources, "identity": self.identity}
+        position = {**asdict(state), "window": window, "phase": phase.name}
+        record = {**position, "sources": sources, "identity": self.identity}
         try:
             self.tracker.flush()
             checkpoint.save(self.run_dir, state.step, self.model, self.optimizer, record, self.settings.pad_token)
@@ -317,6 +318,13 @@ class Run:
             checkpoint.prune(self.run_dir, state.step, self.settings.save_total_limit, set(self.settings.save_steps))
         except OSError as error:
             self.fail(f"cannot save step {state.step}: {error}")
+
+    def window_of_all_ranks(self) -> list[tuple[float, float, float]]:
+        """What a checkpoint holds, so that it does not matter how many ranks go on from it: the main one takes it."""
+        rows = self.state.window
+        losses = self.world.sum([loss for loss, _, _ in rows])
+        targets = self.world.sum([targets for _, targets, _ in rows])
+        return list(zip(losses, targets, [norm for _, _, norm in rows], strict=True))  # a norm is of all ranks already
 
     def restore(self, definition: Definition) -> None:
         """Goes on from the newest intact checkpoint, or starts; then writes config.yaml. Raises UserError."""
@@ -345,6 +353,8 @@ class Run:
             phase.source.load_state_dict(record["sources"].get(phase.name, {}))
         self.state = State(**{name: record[name] for name in State.__dataclass_fields__})
         self.first_step = self.state.step
+        if not self.world.is_main:
+            self.state.window = []
         if self.world.is_main and self.state.best_saved:
             checkpoint.link_best(self.run_dir, self.state.best_saved[0])
         self.world.say(f"resuming {path} at step {step} of {self.total}")
