@@ -77,7 +77,7 @@ def write_yaml(values: dict[str, Any]) -> str:
 def read_file(path: str) -> dict[str, Any]:
     """The keys of a YAML or JSON file. Raises UserError naming the file and the line."""
     try:
-        values = parse_yaml(Path(path).read_text())
+        values = parse_yaml(Path(path).expanduser().read_text())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

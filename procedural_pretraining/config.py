@@ -109,7 +109,7 @@ class PretrainingConfig(Config):
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.save_dir, self.run_name or "")
+        return Path(self.save_dir, self.run_name or "").expanduser()
 
     def task_at(self, seq_length: int | None = None) -> Task:
         """The task, at another length if one is given. Raises ValueError in words."""

@@ -178,7 +178,7 @@ def _cell(value: float) -> str:
 def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
     """Measures a checkpoint on the task of its run, prints a table and returns its rows."""
     check_device(config.device)
-    folder = Path(config.checkpoint)
+    folder = Path(config.checkpoint).expanduser()
     run_config = folder.resolve().parent / "config.yaml"
     if not run_config.exists():
         raise UserError(f"checkpoint: {run_config} does not exist; {folder} is no checkpoint of a run")

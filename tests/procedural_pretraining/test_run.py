@@ -211,6 +211,13 @@ def test_curves_are_drawn_for_a_folder_whose_name_looks_like_a_formula(train):
     assert (train("a $x^$ run") / "plots" / "curves.png").exists()
 
 
+def test_a_tilde_in_a_path_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main(flags(save_dir="~/run")) == 0
+    assert checkpoint.list_steps(tmp_path / "run")[-1] == 20
+    assert cli.main(["evaluate", "--checkpoint=~/run/best"]) == 0
+
+
 # --- Commands
 
 
