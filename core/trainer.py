@@ -242,7 +242,7 @@ class Run:
             self.fail(f"first loss is {loss:.2f} nats, far above ln(vocabulary) = {vocabulary:.2f} of a blind guess")
 
     def fail(self, what: str) -> None:
-        steps = checkpoint.list_steps(self.run_dir)
+        steps = [step for step in checkpoint.list_steps(self.run_dir) if step <= self.state.step]  # later: damaged
         last = f"last good checkpoint: {checkpoint.folder(self.run_dir, steps[-1])}" if steps else "no checkpoint yet"
         raise RunFailed(f"{self.run_dir}: {what}; {last}. Try a lower lr, more warmup_steps or a smaller max_grad_norm")
 

@@ -31,6 +31,16 @@ def spoil(monkeypatch, at_call: int, value: float) -> None:
     monkeypatch.setattr(trainer, "loss_sum", wrong)
 
 
+def test_a_damaged_checkpoint_is_not_called_the_last_good_one(train, monkeypatch, capsys):
+    run = train()
+    (run / "checkpoint-20" / "model.safetensors").write_bytes(b"")
+    spoil(monkeypatch, 3, math.nan)
+    train(status=1, resume=True)
+    error = capsys.readouterr().err
+    assert "at step 18" in error
+    assert f"last good checkpoint: {run}/checkpoint-15." in error
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_the_run_with_step_and_last_good_checkpoint(train, monkeypatch, capsys, value):
     spoil(monkeypatch, 13, value)
