@@ -4,6 +4,7 @@ A schema is a pydantic model; the same fields give the checks, the error message
 """
 
 import difflib
+import os
 import re
 import types
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def write_yaml(values: dict[str, Any]) -> str:
 def read_file(path: str) -> dict[str, Any]:
     """The keys of a YAML or JSON file. Raises UserError naming the file and the line."""
     try:
-        values = parse_yaml(Path(path).expanduser().read_text())
+        values = parse_yaml(Path(os.path.expanduser(path)).read_text())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

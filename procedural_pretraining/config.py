@@ -1,5 +1,6 @@
 """The keys of a pretraining run: those below, and the parameters of the task that `task` names."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -109,7 +110,7 @@ class PretrainingConfig(Config):
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.save_dir, self.run_name or "").expanduser()
+        return Path(os.path.expanduser(self.save_dir), self.run_name or "")
 
     def task_at(self, seq_length: int | None = None) -> Task:
         """The task, at another length if one is given. Raises ValueError in words."""

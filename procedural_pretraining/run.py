@@ -1,6 +1,7 @@
 """From a checked configuration to a trained model: task, model, plan, and the loop of `core`."""
 
 import math
+import os
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ def _cell(value: float) -> str:
 def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
     """Measures a checkpoint on the task of its run, prints a table and returns its rows."""
     check_device(config.device)
-    folder = Path(config.checkpoint).expanduser()
+    folder = Path(os.path.expanduser(config.checkpoint))
     run_config = folder.resolve().parent / "config.yaml"
     if not run_config.exists():
         raise UserError(f"checkpoint: {run_config} does not exist; {folder} is no checkpoint of a run")

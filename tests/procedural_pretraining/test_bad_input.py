@@ -147,6 +147,7 @@ def test_a_wrong_file_is_refused_by_name(refused, tmp_path, text, words):
     [
         (["--config", "{tmp}/none.yaml"], ["none.yaml: No such file"]),
         (["--config", "{tmp}"], ["Is a directory"]),
+        (["--config", "~no_such_user/a.yaml"], ["~no_such_user/a.yaml: No such file"]),
         (["--config", "{tmp}/binary"], ["is no text file"]),
         (["trian"], ["'trian'", "no such verb", "train"]),
         (["train", "word"], ["'word': expected --key value"]),
