@@ -202,6 +202,16 @@ def test_a_line_that_a_crash_cut_off_is_left_out(train):
     assert read_metrics(run) == rows
 
 
+@pytest.mark.parametrize("spoiled", [b"\0" * 50 + b"\n", b'{"step": 21, "lo{"step": 24}\n', b"\xff\xfe\n"])
+def test_lines_that_a_power_cut_spoiled_do_not_keep_a_run_from_going_on(train, spoiled):
+    run = train(max_steps=10)
+    rows = metrics(run)
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(spoiled)
+    train(max_steps=20, resume=True)
+    assert metrics(run)[: len(rows)] == rows
+
+
 @pytest.mark.parametrize(
     "changes",
     [
