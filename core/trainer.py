@@ -330,6 +330,8 @@ class Run:
         """Goes on from the newest intact checkpoint, or starts; then writes config.yaml. Raises UserError."""
         self.identity = json.loads(json.dumps(definition.identity))
         steps, run_dir = checkpoint.list_steps(self.run_dir), self.run_dir
+        if (best := run_dir / "best").is_dir() and not best.is_symlink():  # as a copy that follows links leaves it
+            raise UserError(f"{best} is a folder, where a link is to be made to the best checkpoint; move it away")
         if steps and not self.settings.resume:
             raise UserError(f"{run_dir} already holds a run (checkpoint-{steps[-1]}); continue it with resume: true")
         found = checkpoint.newest_intact(run_dir, self.world.say) if self.world.is_main else None

@@ -131,8 +131,16 @@ def test_a_folder_that_holds_a_run_is_not_written_over(train, capsys):
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
-# --- Damage
+def test_a_copy_of_a_run_in_which_best_became_a_folder_is_refused_in_words(train, capsys):
+    run = train("run")
+    best = (run / "best").resolve()
+    (run / "best").unlink()
+    shutil.copytree(best, run / "best")
+    train("run", status=2, resume=True, max_steps=30)
+    assert f"{run}/best is a folder, where a link is to be made" in capsys.readouterr().err
 
+
+# --- Damage
 
 CHECKPOINT_FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "trainer_state.json", "manifest.json"]
 
