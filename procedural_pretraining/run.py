@@ -40,7 +40,7 @@ def rehearse(config: PretrainingConfig) -> None:
     check_splits(config)
     with join(config.device) as world:
         model, _, plan, settings = build(config, world)
-        print(trainer.rehearse(model, plan, settings, world))
+        world.say(trainer.rehearse(model, plan, settings, world))
 
 
 def check_before_work(config: PretrainingConfig) -> None:
@@ -203,7 +203,7 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
             except TooFewPrompts as error:
                 raise UserError(str(error)) from error
             rows.append({"split": config.split, "seq_length": length, **measure(model)})
-    print(table(rows))
+    world.say(table(rows))
     return rows
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import matplotlib.image
 import pytest
@@ -13,6 +14,7 @@ import yaml
 from small_runs import flags, metrics
 
 from core import checkpoint, trainer
+from core.distributed import World
 from core.schedule import factor
 from core.tracking import read_metrics
 from procedural_data.set import Set
@@ -274,6 +276,15 @@ def test_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
     task = Set(seq_length=6, vocab_size=12)
     for words in ("parameters", f"{8 * task.block_size} , ".replace(" ", ""), "MiB", "expected duration"):
         assert words in said, said
+
+
+def test_only_the_main_process_prints_what_a_rehearsal_or_an_evaluation_found(train, tmp_path, monkeypatch, capsys):
+    run = train()
+    capsys.readouterr()
+    monkeypatch.setattr("procedural_pretraining.run.join", lambda device: nullcontext(World(rank=1)))
+    assert cli.main([*flags(save_dir=tmp_path / "other"), "--dry_run"]) == 0
+    assert cli.main(["evaluate", "--checkpoint", str(run / "best"), "--examples", "100"]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_print_config_prints_what_resolves_to_itself(tmp_path, capsys):
