@@ -35,11 +35,15 @@ def train(config: PretrainingConfig) -> dict[str, Any]:
 
 
 def rehearse(config: PretrainingConfig) -> None:
-    """Builds everything, tries a few updates, says what the run would take. Writes nothing."""
+    """Builds everything, tries a few updates, says what the run would take. Writes nothing.
+
+    A curriculum is tried at its final length, where a run needs the most memory and, sooner or later, the most time.
+    """
     check_device(config.device)
     check_splits(config)
     with join(config.device) as world:
-        model, _, plan, settings = build(config, world)
+        model, source, plan, settings = build(config, world)
+        source.task = config.task_at(config.final_length)
         world.say(trainer.rehearse(model, plan, settings, world))
 
 
