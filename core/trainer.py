@@ -357,6 +357,8 @@ class Run:
         self.first_step = self.state.step
         if not self.world.is_main:
             self.state.window = []
+        if self.state.best_saved and not checkpoint.folder(self.run_dir, self.state.best_saved[0]).exists():
+            self.state.best_saved = None  # somebody deleted it; the best is to be one of those that are left
         if self.world.is_main and self.state.best_saved:
             checkpoint.link_best(self.run_dir, self.state.best_saved[0])
         self.world.say(f"resuming {path} at step {step} of {self.total}")

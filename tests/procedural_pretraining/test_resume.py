@@ -140,8 +140,18 @@ def test_a_copy_of_a_run_in_which_best_became_a_folder_is_refused_in_words(train
     assert f"{run}/best is a folder, where a link is to be made" in capsys.readouterr().err
 
 
-# --- Damage
+def test_if_the_best_checkpoint_was_deleted_best_is_one_that_exists(train):
+    rising = {"lr": 0.5, "warmup_steps": 39}  # diverges after a good start
+    run = train("run", max_steps=40, **rising)
+    assert (run / "best").resolve() == run / "checkpoint-15"
+    shutil.rmtree(run / "checkpoint-15")
+    train("run", max_steps=45, resume=True, **rising)
+    summary = json.loads((run / "summary.json").read_text())
+    assert Path(summary["best"]) == (run / "best").resolve() == run / "checkpoint-45"
+    assert checkpoint.damage(run / "best") is None
 
+
+# --- Damage
 CHECKPOINT_FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "trainer_state.json", "manifest.json"]
 
 
