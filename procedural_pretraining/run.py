@@ -2,7 +2,7 @@
 
 import math
 import os
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ class LengthTable:
             examples = config.eval_examples
             return Evaluation.of_task(task, config.seed, "validation", examples, config.batch_size, world)
 
-        self._at = cache(evaluation)
+        self._at = lru_cache(1 + len(config.eval_lengths))(evaluation)  # a length that was outgrown is not kept
         self._source, self._lengths = source, config.eval_lengths
 
     def __call__(self, model: GPT) -> Slices:

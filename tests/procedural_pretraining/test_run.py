@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import weakref
 from contextlib import nullcontext
 
 import matplotlib.image
@@ -14,11 +15,17 @@ import yaml
 from small_runs import flags, metrics
 
 from core import checkpoint, trainer
+from core.config import resolve
 from core.distributed import World
+from core.evaluate import Evaluation
+from core.model import GPT
 from core.schedule import factor
 from core.tracking import read_metrics
 from procedural_data.set import Set
 from procedural_pretraining import cli
+from procedural_pretraining.config import schema
+from procedural_pretraining.length_curriculum import LengthCurriculum
+from procedural_pretraining.run import LengthTable
 
 
 def spoil(monkeypatch, at_call: int, value: float) -> None:
@@ -93,6 +100,21 @@ def test_patience_ends_a_run_that_does_not_improve(train):
     assert summary["step"] < 100
     train(lr=1e-12, patience=2, max_steps=100, weight_decay=0, resume=True)
     assert checkpoint.list_steps(run)[-1] == summary["step"], "a run that was given up stays so"
+
+
+def test_only_the_examples_of_lengths_still_measured_are_kept_in_memory():
+    keys = dict(zip(*[iter(word.removeprefix("--") for word in flags(save_dir="x"))] * 2, strict=True))
+    config = resolve(schema, None, keys | {"use_curriculum": "true", "eval_lengths": "3"})
+    task, model = config.task_at(2), GPT(config.model_shape)
+    source = LengthCurriculum(task, 42, [2, 4, 6], 0.0, 0, False, lambda text: None)
+    table, kept = LengthTable(config, source, World()), weakref.WeakSet()
+    of_task = Evaluation.of_task
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Evaluation, "of_task", lambda *arguments: kept.add(made := of_task(*arguments)) or made)
+        for step in (1, 2, 3):
+            table(model)
+            source.on_evaluation(step, {"accuracy": 1.0})
+    assert len(kept) == 2, "the present length, and that of eval_lengths"
 
 
 def test_training_stops_at_mastery_of_the_final_length_if_asked(train):
@@ -306,7 +328,6 @@ def test_print_config_prints_what_resolves_to_itself(tmp_path, capsys):
 def test_help_explains_every_key_of_the_task(capsys):
     assert cli.main(["--task", "dyck", "--help"]) == 0
     said = capsys.readouterr().out
-    from procedural_pretraining.config import schema
 
     for name, field in schema({"task": "dyck"}).model_fields.items():
         assert f"--{name}  (" in said
