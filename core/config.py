@@ -4,6 +4,7 @@ A schema is a pydantic model; the same fields give the checks, the error message
 """
 
 import difflib
+import os
 import re
 import types
 from collections.abc import Callable
@@ -36,7 +37,8 @@ class _Loader(yaml.SafeLoader):
     """YAML that means what its writer meant: 5e-4 and 1e6 are numbers, 12_12_768 is a name, a key stands once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"  # `<<`, which has no value of its own
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
         for i, key in enumerate(keys):
             if key in keys[:i]:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
@@ -54,14 +56,29 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(Decimal(node.value)))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever `_Loader` would not read as text, such as the names 08 and 5e4."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + _Loader.yaml_implicit_resolvers.get(first, [])
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
+
+
 def parse_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)  # a SafeLoader
+
+
+def write_yaml(values: dict[str, Any]) -> str:
+    """Text that `parse_yaml` reads back as the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
 
 
 def read_file(path: str) -> dict[str, Any]:
     """The keys of a YAML or JSON file. Raises UserError naming the file and the line."""
     try:
-        values = parse_yaml(Path(path).read_text())
+        values = parse_yaml(Path(os.path.expanduser(path)).read_text())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -220,4 +237,4 @@ def _plain(value: Any) -> str:
 
 
 def as_yaml(config: BaseModel) -> str:
-    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+    return write_yaml(config.model_dump())

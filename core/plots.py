@@ -39,7 +39,7 @@ def draw_run(run_dir: Path) -> Path:
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize="small")
-    figure.suptitle(run_dir.as_posix(), fontsize="medium")
+    figure.suptitle(run_dir.as_posix(), fontsize="medium", parse_math=False)
     path = run_dir / "plots" / "curves.png"
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=150)

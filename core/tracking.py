@@ -14,11 +14,18 @@ METRICS = "metrics.jsonl"
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; a last line that was cut off by a crash is left out."""
+    """The lines of `metrics.jsonl`; those that a crash cut off or a power cut spoiled are left out.
+
+    None of them is one that a checkpoint builds on: up to there the file is on the disk (see `Tracker.flush`).
+    """
     rows = []
-    for line in (run_dir / METRICS).read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
+    for line in (run_dir / METRICS).read_bytes().splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith(b"\n") and isinstance(row, dict):
+            rows.append(row)
     return rows
 
 

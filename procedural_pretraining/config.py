@@ -1,5 +1,6 @@
 """The keys of a pretraining run: those below, and the parameters of the task that `task` names."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -40,7 +41,7 @@ class PretrainingConfig(Config):
     min_lr_ratio: float = Field(0.1, ge=0, le=1, description="share of lr that cosine and linear end at")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices")
     max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are scaled down to this norm; null: never")
-    seed: int = Field(42, ge=0, description="of the initial weights, the data and dropout")
+    seed: int = Field(42, ge=0, le=2**64 - 1, description="of the initial weights, the data and dropout")
 
     eval_every_steps: int | None = Field(None, ge=1, description="updates between evaluations; null: save_every_steps")
     eval_examples: int = Field(640, ge=1, description="validation examples, the same ones each time")
@@ -113,7 +114,7 @@ class PretrainingConfig(Config):
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.save_dir, self.run_name or "")
+        return Path(os.path.expanduser(self.save_dir), self.run_name or "")
 
     def task_at(self, seq_length: int | None = None) -> Task:
         """The task, at another length if one is given. Raises ValueError in words."""

@@ -1,7 +1,8 @@
 """From a checked configuration to a trained model: task, model, plan, and the loop of `core`."""
 
 import math
-from functools import cache, partial
+import os
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,16 @@ def train(config: PretrainingConfig) -> dict[str, Any]:
 
 
 def rehearse(config: PretrainingConfig) -> None:
-    """Builds everything, tries a few updates, says what the run would take. Writes nothing."""
+    """Builds everything, tries a few updates, says what the run would take. Writes nothing.
+
+    A curriculum is tried at its final length, where a run needs the most memory and, sooner or later, the most time.
+    """
     check_device(config.device)
     check_splits(config)
     with join(config.device) as world:
-        model, _, plan, settings = build(config, world)
-        print(trainer.rehearse(model, plan, settings, world))
+        model, source, plan, settings = build(config, world)
+        source.task = config.task_at(config.final_length)
+        world.say(trainer.rehearse(model, plan, settings, world))
 
 
 def check_before_work(config: PretrainingConfig) -> None:
@@ -107,7 +112,7 @@ def build(config: PretrainingConfig, world: World) -> tuple[GPT, TaskSource, lis
 
 def build_source(config: PretrainingConfig, world: World) -> TaskSource:
     task = config.task_at()
-    if not config.use_curriculum:
+    if not (config.use_curriculum or config.stop_at_mastery):
         return TaskSource(task, config.seed)
     return LengthCurriculum(
         task,
@@ -143,7 +148,7 @@ class LengthTable:
             examples = config.eval_examples
             return Evaluation.of_task(task, config.seed, "validation", examples, config.batch_size, world)
 
-        self._at = cache(evaluation)
+        self._at = lru_cache(1 + len(config.eval_lengths))(evaluation)  # a length that was outgrown is not kept
         self._source, self._lengths = source, config.eval_lengths
 
     def __call__(self, model: GPT) -> Slices:
@@ -178,7 +183,7 @@ def _cell(value: float) -> str:
 def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
     """Measures a checkpoint on the task of its run, prints a table and returns its rows."""
     check_device(config.device)
-    folder = Path(config.checkpoint)
+    folder = Path(os.path.expanduser(config.checkpoint))
     run_config = folder.resolve().parent / "config.yaml"
     if not run_config.exists():
         raise UserError(f"checkpoint: {run_config} does not exist; {folder} is no checkpoint of a run")
@@ -197,9 +202,12 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
             if task.block_size > model.config.n_positions:
                 has = model.config.n_positions
                 raise UserError(f"eval_lengths: {length} needs {task.block_size} positions, the model has {has}")
-            measure = Evaluation.of_task(task, run.seed, config.split, config.examples, config.batch_size, world)
+            try:
+                measure = Evaluation.of_task(task, run.seed, config.split, config.examples, config.batch_size, world)
+            except TooFewPrompts as error:
+                raise UserError(str(error)) from error
             rows.append({"split": config.split, "seq_length": length, **measure(model)})
-    print(table(rows))
+    world.say(table(rows))
     return rows
 
 

@@ -15,6 +15,16 @@ class Example(config.Config):
     flag: bool = False
 
 
+def test_merge_keys_bring_in_values_and_the_keys_beside_them_win(tmp_path):
+    text = "<<: {lr: 5e-4, steps: 7}\nsteps: 9"
+    assert (resolve(tmp_path, text).lr, resolve(tmp_path, text).steps) == (5e-4, 9)
+
+
+@pytest.mark.parametrize("name", ["08", "5e4", "12345e67", "1e5", "1e-3", "2_4", "true", "null", "0x10", "1.5", "a: b"])
+def test_a_name_is_written_so_that_it_is_read_as_a_name(name):
+    assert config.parse_yaml(config.as_yaml(Example(name=name)))["name"] == name
+
+
 def resolve(tmp_path, text="", **flags):
     path = tmp_path / "file.yaml"
     path.write_text(text)

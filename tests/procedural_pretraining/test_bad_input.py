@@ -35,6 +35,7 @@ FLAGS = [
     ({"max_grad_norm": 0}, ["--max_grad_norm: 0 ", "> 0"]),
     ({"dropout": 1}, ["--dropout: 1 ", "[0, 1)"]),
     ({"seed": -1}, ["--seed: -1 "]),
+    ({"seed": 2**64}, ["--seed: 18446744073709551616 ", "in [0, 18446744073709551615]"]),
     ({"device": "cuda:7"}, ["device: 'cuda:7' is not there"]),
     ({"device": "abacus"}, ["device: 'abacus' is no device"]),
     ({"device": 9}, ["device: '9' is not there"]),
@@ -146,6 +147,7 @@ def test_a_wrong_file_is_refused_by_name(refused, tmp_path, text, words):
     [
         (["--config", "{tmp}/none.yaml"], ["none.yaml: No such file"]),
         (["--config", "{tmp}"], ["Is a directory"]),
+        (["--config", "~no_such_user/a.yaml"], ["~no_such_user/a.yaml: No such file"]),
         (["--config", "{tmp}/binary"], ["is no text file"]),
         (["trian"], ["'trian'", "no such verb", "train"]),
         (["train", "word"], ["'word': expected --key value"]),
