@@ -30,6 +30,7 @@ class Source(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on as the source whose `state_dict` this is."""
+        return None
 
     def on_evaluation(self, step: int, metrics: dict[str, float]) -> Verdict:
         """Told the validation metrics after `step` updates, may change what it serves from now on."""

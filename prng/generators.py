@@ -71,9 +71,9 @@ class Generator:
                 "RS": [(L - k - cb - (widest - 1) >= 0, "bits_to_keep + control_bits + 2**control_bits - 1 <= L")],
                 "RR": [
                     (k >= widest, "bits_to_keep >= 2**control_bits"),
-                    (L >= cb + k, "control_bits + bits_to_keep <= L"),
+                    (cb + k <= L, "control_bits + bits_to_keep <= L"),
                 ],
-                "XSHRR": [(L > cb + k, "control_bits + bits_to_keep < L"), (k >= cb, "bits_to_keep >= control_bits")],
+                "XSHRR": [(cb + k < L, "control_bits + bits_to_keep < L"), (k >= cb, "bits_to_keep >= control_bits")],
                 "XSHRS": [(k - cb - widest + 1 > 0, "bits_to_keep >= control_bits + 2**control_bits")],
                 "XSLRR": [],
             }[self.kind]

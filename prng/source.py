@@ -63,9 +63,9 @@ class Grid:
     def numbers(self, a_index: np.ndarray, c_index: np.ndarray, start: np.ndarray, length: int) -> Array:
         """Outputs 1 .. `length` of chosen sequences, (B, length); the indices are int64 (B,)."""
         which = (a_index * len(self.c) + c_index) * self.starts + start
-        x0 = start_states(self._key, which, self.generator.m).astype(self.generator.dtype)
-        arrays = [self._placed(values) for values in (x0, self.a[a_index], self.c[c_index])]
-        return self.generator.sequences(*arrays, length)
+        x0 = whichstates(self._key, which, self.generator.m).astype(self.generator.dtype)
+        x0, a, c = (self._placed(values) for values in (x0, self.a[a_index], self.c[c_index]))
+        return self.generator.sequences(x0, a, c, length)
 
     def _placed(self, values: np.ndarray) -> Array:
         if self._device is None or values.dtype == object:
@@ -73,7 +73,7 @@ class Grid:
         return torch.from_numpy(values).to(self._device, non_blocking=True)
 
 
-def start_states(key: np.uint64, which: np.ndarray, m: int) -> np.ndarray:
+def whichstates(key: np.uint64, which: np.ndarray, m: int) -> np.ndarray:
     """A start value in [0, m) for each number in `which` (B,): int64 or Python integers, uniform up to 2^-64.
 
     SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number generators") is a counter through a
@@ -126,8 +126,8 @@ class Mixture(Source):
             for kind, grid in enumerate(grids):
                 rows = np.flatnonzero((chosen["modulus"] == modulus) & (chosen["kind"] == kind))
                 if len(rows):
-                    index = [chosen[name][rows] for name in ("a", "c", "start")]
-                    parts.append(self.form.batch(grid.numbers(*index, self.form.seq_len)))
+                    a, c, which = (chosen[name][rows] for name in ("a", "c", "start"))
+                    parts.append(self.form.batch(grid.numbers(a, c, which, self.form.seq_len)))
                     order.append(rows)
         if len(parts) == 1:
             return parts[0]

@@ -149,7 +149,7 @@ def test_names_in_any_case(text, kinds):
 
 @pytest.mark.parametrize("text", ["XSLR", "", "LCG+", "PCGs", "LCG+lcg", "LCG,RS"])
 def test_names_that_do_not_exist_are_refused(text):
-    with pytest.raises(ValueError, match="no generator|twice"):
+    with pytest.raises(ValueError, match=r"no generator|twice"):
         parse_kinds(text)
 
 
@@ -182,7 +182,7 @@ def test_what_lies_outside_the_real_domain_is_refused(kind, m, cb, k):
 def test_the_domain_is_as_wide_as_the_windows_allow(kind):
     """Every (L, cb, k) is accepted if and only if all windows lie inside the state, under the control bits."""
     for L in range(1, 13):
-        for cb in range(0, 6):
+        for cb in range(6):
             for k in range(1, L + 1):
                 values = range(2**cb)
                 inside = all(L - k - cb - (v if kind == "RS" else 0) >= 0 for v in values)
