@@ -63,7 +63,7 @@ class Grid:
     def numbers(self, a_index: np.ndarray, c_index: np.ndarray, start: np.ndarray, length: int) -> Array:
         """Outputs 1 .. `length` of chosen sequences, (B, length); the indices are int64 (B,)."""
         which = (a_index * len(self.c) + c_index) * self.starts + start
-        x0 = whichstates(self._key, which, self.generator.m).astype(self.generator.dtype)
+        x0 = start_states(self._key, which, self.generator.m).astype(self.generator.dtype)
         x0, a, c = (self._placed(values) for values in (x0, self.a[a_index], self.c[c_index]))
         return self.generator.sequences(x0, a, c, length)
 
@@ -73,7 +73,7 @@ class Grid:
         return torch.from_numpy(values).to(self._device, non_blocking=True)
 
 
-def whichstates(key: np.uint64, which: np.ndarray, m: int) -> np.ndarray:
+def start_states(key: np.uint64, which: np.ndarray, m: int) -> np.ndarray:
     """A start value in [0, m) for each number in `which` (B,): int64 or Python integers, uniform up to 2^-64.
 
     SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number generators") is a counter through a
