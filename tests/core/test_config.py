@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,7 +109,7 @@ class Item(config.Config):
 
 
 class Grouped(config.Config):
-    headings = {"model": "", "wandb": "wandb_"}
+    headings: ClassVar = {"model": "", "wandb": "wandb_"}
     width: int = Field(4, ge=1)
     use_wandb: bool = False
     wandb_project: str | None = None
