@@ -141,15 +141,25 @@ def uniform(rng: np.random.Generator, bound: int, size: int) -> list[int]:
 # --- Files
 
 
-def save(path: Path, chosen: Sequence[Parameters], with_test: bool) -> None:
+def save(path: Path, chosen: Sequence[Parameters]) -> None:
     """Writes `train_a`, ... as (moduli, values) beside `moduli` (moduli,): int64, or decimal text above 2^63."""
-    keys = KEYS if with_test else KEYS[:2]
-    arrays = {key: _storable([getattr(p, key) for p in chosen]) for key in keys}
+    arrays = {key: storable([getattr(p, key) for p in chosen]) for key in KEYS}
     with path.open("wb") as file:
-        np.savez(file, moduli=_storable([p.m for p in chosen]), **arrays)  # type: ignore[arg-type]
+        np.savez(file, moduli=storable([p.m for p in chosen]), **arrays)  # type: ignore[arg-type]
 
 
-def _storable(values: Sequence[int] | Sequence[Sequence[int]]) -> np.ndarray:
+def load(path: Path) -> list[Parameters]:
+    """What `save` wrote. Raises UserError if it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            columns = [[tuple(map(int, row)) for row in arrays[key]] for key in KEYS]
+            return [Parameters(int(m), *values) for m, *values in zip(arrays["moduli"], *columns, strict=True)]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read: {_words(error)}") from error
+
+
+def storable(values: Sequence[int] | Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:
+    """Integers of any size as an array that needs no pickle: int64, or decimal text if one is 2^63 or more."""
     array = np.array(values, dtype=object)
     return array.astype(np.int64) if all(value < 2**63 for value in array.flat) else array.astype(str)
 

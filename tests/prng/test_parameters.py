@@ -122,7 +122,7 @@ def test_the_order_of_values_says_nothing_about_their_size():
 def test_what_a_run_saved_is_used_by_no_run_that_excludes_it(tmp_path, moduli):
     first = choose(moduli, (12, 12), (6, 6), 1, NOTHING)
     (tmp_path / "one").mkdir()
-    parameters.save(tmp_path / "one" / "ac_values.npz", first, with_test=True)
+    parameters.save(tmp_path / "one" / "ac_values.npz", first)
     np.savez(tmp_path / "foreign.npz", train_a=np.array([5, 9]), test_c=np.array([3], dtype=np.uint32))
     excluded = read_excluded([str(tmp_path / "*" / "*.npz"), str(tmp_path / "foreign.npz")])
     for p in first:
@@ -134,10 +134,11 @@ def test_what_a_run_saved_is_used_by_no_run_that_excludes_it(tmp_path, moduli):
         assert not {*p.train_c, *p.test_c} & excluded.c
 
 
-def test_without_test_values_only_those_trained_on_are_saved(tmp_path):
-    (p,) = choose([2**16], (12, 12), (6, 6), 1, NOTHING)
-    parameters.save(tmp_path / "ac_values.npz", [p], with_test=False)
-    assert read_excluded([str(tmp_path / "ac_values.npz")]) == Excluded(frozenset(p.train_a), frozenset(p.train_c))
+@pytest.mark.parametrize("moduli", [[2**16], [2**10, 2**16], [2**16, 2**128]])
+def test_what_is_saved_comes_back(tmp_path, moduli):
+    chosen = choose(moduli, (12, 11), (6, 5), 1, NOTHING)
+    parameters.save(tmp_path / "ac_values.npz", chosen)
+    assert parameters.load(tmp_path / "ac_values.npz") == chosen
 
 
 def _broken_files(folder):
