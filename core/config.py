@@ -168,6 +168,8 @@ def problems(
         message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
         if detail["loc"]:
             place, owner, key, given = _locate(detail["loc"], model, values)
+            if message and len(detail["loc"]) == 2 and isinstance(detail["loc"][1], int):
+                place = list(detail["loc"])  # what an item of a list says of itself as a whole
             key_origin = origin(place[0]) + "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in place[1:])
             lines.setdefault(key_origin, f"{key_origin}: {message or _explain(detail['type'], key, given, owner)}")
         else:

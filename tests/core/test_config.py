@@ -1,9 +1,9 @@
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core import config
 from core.errors import UserError
@@ -107,6 +107,12 @@ class Item(config.Config):
     size: int = Field(ge=1)
     colour: str | None = None
 
+    @model_validator(mode="after")
+    def _is_pretty(self) -> Self:
+        if self.colour == "grey":
+            raise ValueError("grey is no colour")
+        return self
+
 
 class Grouped(config.Config):
     headings: ClassVar = {"model": "", "wandb": "wandb_"}
@@ -142,6 +148,7 @@ def test_keys_may_stand_under_headings_and_flags_name_them_without(tmp_path):
         ("items:\n- {size: 1}\n- {size: 0}", "items[1].size: 0 is not allowed; it takes integer >= 1"),
         ("items:\n- {size: 1, color: red}", "items[0].color: no such key. Did you mean colour?"),
         ("items:\n- {colour: red}", "items[0].size: is missing; it takes integer >= 1"),
+        ("items:\n- {size: 1}\n- {size: 2, colour: grey}", "items[1]: grey is no colour"),
         ("items:\n- 5", "items: [5] is not allowed; it takes list of {size, colour}"),
         ("items: 5", "items: 5 is not allowed; it takes list of {size, colour}"),
     ],
