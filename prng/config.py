@@ -322,7 +322,7 @@ class EvaluateConfig(Config):
 
 class PlotConfig(EvaluateConfig):
     runs: list[str] = Field(min_length=1, description="folders of runs; several share the plot against the modulus")
-    checkpoint: str = Field("best", description="which checkpoint to measure: best, or its step")
+    checkpoint: str = Field("last", description="which checkpoint of each run to measure: last, best, or its step")
     threshold: float = Field(0.9, gt=0, lt=1, description="accuracy that counts as predicted, for the needed context")
 
 

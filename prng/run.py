@@ -246,9 +246,12 @@ def plot(settings: PlotConfig) -> list[Path]:
 
 
 def checkpoint_of(run_dir: Path, which: str) -> Path:
-    """The folder of `best`, or of a step. Raises UserError with those that there are."""
-    folder = run_dir / which if which == "best" else run_dir / f"checkpoint-{which.removeprefix('checkpoint-')}"
+    """The folder of `last`, of `best`, or of a step. Raises UserError with those that there are."""
+    steps = checkpoint.list_steps(run_dir)
+    which = str(steps[-1]) if which == "last" and steps else which.removeprefix("checkpoint-")
+    folder = run_dir / (f"checkpoint-{which}" if which.isdigit() else which)
     if not folder.is_dir():
-        steps = ", ".join(map(str, checkpoint.list_steps(run_dir))) or "none"
-        raise UserError(f"{folder} does not exist; {run_dir} holds checkpoints of steps: {steps}")
+        raise UserError(
+            f"{folder} does not exist; {run_dir} holds checkpoints of steps: {', '.join(map(str, steps)) or 'none'}"
+        )
     return folder

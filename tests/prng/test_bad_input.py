@@ -171,7 +171,7 @@ def test_what_is_no_run_is_refused(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert "is no checkpoint of a run" in lines[0]
     assert "runs: is missing" in lines[1]
-    assert "best does not exist" in lines[2]
+    assert "last does not exist" in lines[2]
 
 
 def test_help_explains_every_key(capsys):
