@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from core import checkpoint, hf, trainer
 from core.distributed import World, join
@@ -31,7 +32,6 @@ AC_VALUES = "ac_values.npz"
 
 def train(config: PrngConfig) -> dict[str, Any]:
     """Trains, evaluates, saves and draws. Returns the summary that is in `run_dir/summary.json`."""
-    check_device(config.device)
     chosen, model = choose(config), new_model(config)
     config.check_machine()
     if config.wandb_api_key:
@@ -93,22 +93,14 @@ def build(config: PrngConfig, chosen: Sequence[Parameters], world: World) -> tup
     return build_plan(config, chosen, world), settings
 
 
+def generating_device(world: World) -> torch.device | None:
+    return world.device if world.device.type == "cuda" else None
+
+
 def build_plan(config: PrngConfig, chosen: Sequence[Parameters], world: World) -> list[Phase]:
-    grids = [
-        [
-            Grid(
-                g,
-                p.train_a,
-                p.train_c,
-                seed=config.data_seed,
-                use="train",
-                starts=config.n_example,
-                device=world.device,
-            )
-            for g in row
-        ]
-        for row, p in zip(config.generators, chosen, strict=True)
-    ]
+    grid = partial(Grid, seed=config.data_seed, use="train", starts=config.n_example, device=generating_device(world))
+    rows = zip(config.generators, chosen, strict=True)
+    grids = [[grid(generator, p.train_a, p.train_c) for generator in row] for row, p in rows]
     per_update = config.batch_size * config.grad_acc_steps * world.size
     plan = []
     for number, (name, phase) in enumerate(zip(config.phase_names, config.plan, strict=True)):
@@ -157,7 +149,7 @@ class Recorder(Table):
     def __init__(self, config: PrngConfig, chosen: Sequence[Parameters], world: World, keep: Path | None):
         last = config.plan[-1]
         ends = last.weights(last.phase_steps, len(chosen))
-        measured = cells(config.generators, chosen, config.data_seed, world.device)
+        measured = cells(config.generators, chosen, config.data_seed, generating_device(world))
         super().__init__(measured, config.form, ends, config.eval_examples, config.batch_size, world, keep)
         self._run_dir, self._chosen = config.run_dir, chosen
 
