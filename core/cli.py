@@ -1,9 +1,11 @@
 """Verbs to functions: what every package's `cli.py` is made of."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from core import config
@@ -19,6 +21,7 @@ class Verb:
     function: Callable[..., Any]
     schema: config.Schema | None = None
     rehearsal: Callable[..., Any] | None = None  # what --dry_run calls instead
+    words: str | None = None  # the key, a list, that words right after the verb are the value of
 
 
 def run_verbs(verbs: dict[str, Verb], argv: list[str] | None, *, doc: str, default: str) -> int:
@@ -42,6 +45,8 @@ def _run(verbs: dict[str, Verb], arguments: list[str], doc: str, default: str) -
     if name not in verbs:
         raise UserError(f"{name!r}: no such verb; there are {', '.join(verbs)}")
     verb = verbs[name]
+    words = list(takewhile(lambda word: not word.startswith("-"), arguments)) if verb.words else []
+    arguments = arguments[len(words) :] + ([f"--{verb.words}={json.dumps(words)}"] if words else [])
     asks_help = any(flag in arguments for flag in HELP_FLAGS)
     flags = config.read_flags([word for word in arguments if word not in HELP_FLAGS])
     file = flags.pop("config", None)

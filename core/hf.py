@@ -1,12 +1,16 @@
 """The same weights as folders that `transformers` loads.
 
-Learned positions are a GPT2LMHeadModel, rotary ones a GPTNeoXForCausalLM.
+Learned positions are a GPT2LMHeadModel, rotary ones a GPTNeoXForCausalLM. Positions that are a sum of number and digit
+are written as the table they add up to, which is all that `transformers` needs; the parts, which ours needs to go on
+training, stand beside it in `position_parts.safetensors`.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -36,12 +40,14 @@ GPT2_REQUIRED = {  # settings of a GPT2Config that our model has no other form o
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
+PARTS_OF_POSITIONS = ("wpe.weight", "wde.weight")
 NEOX_REQUIRED = {
     "hidden_act": "gelu_new",
     "layer_norm_eps": 1e-5,
     "use_parallel_residual": False,
     "attention_bias": True,
 }
+POSITION_PARTS = "position_parts.safetensors"
 NEOX_DEFAULTS = {"hidden_act": "gelu", "use_parallel_residual": True}  # what a key that is left out means there
 
 
@@ -57,13 +63,16 @@ def save(model: GPT, folder: Path, pad_token: int | None = None, eos_token: int 
     special = {"bos_token_id": None, "eos_token_id": eos_token, "pad_token_id": pad_token}
     (folder / "config.json").write_text(json.dumps(config_to_hf(model.config) | special, indent=2) + "\n")
     save_file(weights_to_hf(model), folder / "model.safetensors", metadata={"format": "pt"})
+    if model.config.tokens_per_number > 1:
+        parts = {name: p.detach() for name, p in model.named_parameters() if name in PARTS_OF_POSITIONS}
+        save_file(parts, folder / POSITION_PARTS)
 
 
 def load(folder: Path) -> GPT:
     """The model in a folder that `save` or `transformers` wrote. Raises UnreadableModel with the reason."""
     try:
         config = config_from_hf(json.loads((folder / "config.json").read_text()))
-        weights = load_file(folder / "model.safetensors")
+        weights = read_weights(folder)
     except (OSError, json.JSONDecodeError, SafetensorError) as error:
         raise UnreadableModel(f"{folder} holds no readable model: {error}") from error
     except (ValueError, KeyError) as error:
@@ -71,6 +80,34 @@ def load(folder: Path) -> GPT:
     model = GPT(config)
     load_weights(model, weights, folder)
     return model
+
+
+def load_grown(model: GPT, folder: Path) -> int:
+    """Puts a trained model of the same shape into a new one whose vocabulary may be larger; returns the rows kept.
+
+    Row v goes on meaning token v, further rows keep their initial values; with RoPE, sequences may have any length.
+    Raises UnreadableModel, before the new model is touched, for any other difference.
+    """
+    old = load(folder)
+    free = {"num_tokens", "dropout"} | ({"n_positions"} if model.config.positions == "rope" else set())
+    ours, theirs = asdict(model.config), asdict(old.config)
+    wrong = [f"{name} is {theirs[name]}, not {ours[name]}" for name in ours if theirs[name] != ours[name]]
+    wrong = [text for text in wrong if text.partition(" ")[0] not in free]
+    if old.config.num_tokens > model.config.num_tokens:
+        wrong.append(f"num_tokens is {old.config.num_tokens}, more than {model.config.num_tokens}")
+    if wrong:
+        raise UnreadableModel(f"{folder}: {'; '.join(wrong)}")
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in old.named_parameters():
+            parameters[name][: len(parameter)] = parameter
+    return old.config.num_tokens
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every tensor that `save` wrote, under the names it has there."""
+    parts = folder / POSITION_PARTS
+    return load_file(folder / "model.safetensors") | (load_file(parts) if parts.exists() else {})
 
 
 def load_weights(model: GPT, weights: dict[str, Tensor], source: Path) -> None:
@@ -105,6 +142,7 @@ def config_to_hf(config: GPTConfig) -> dict[str, Any]:
             "embd_pdrop": config.dropout,
             "resid_pdrop": config.dropout,
             **GPT2_REQUIRED,
+            **({"tokens_per_number": config.tokens_per_number} if config.tokens_per_number > 1 else {}),
         }
     return common | {
         "model_type": "gpt_neox",
@@ -141,7 +179,8 @@ def config_from_hf(raw: dict[str, Any]) -> GPTConfig:
         if raw.get("n_inner") not in (None, 4 * raw["n_embd"]):
             raise ValueError(f"n_inner is {raw['n_inner']}; readable is {4 * raw['n_embd']}")
         shape = (raw["vocab_size"], raw["n_positions"], raw["n_layer"], raw["n_head"], raw["n_embd"])
-        return GPTConfig(*shape, positions="learned", tied=tied, dropout=raw.get("resid_pdrop", 0.1))
+        dropout, per_number = raw.get("resid_pdrop", 0.1), raw.get("tokens_per_number", 1)
+        return GPTConfig(*shape, positions="learned", tied=tied, dropout=dropout, tokens_per_number=per_number)
     if raw["intermediate_size"] != 4 * raw["hidden_size"]:
         raise ValueError(f"intermediate_size is {raw['intermediate_size']}; readable is {4 * raw['hidden_size']}")
     rope = raw.get("rope_parameters") or {}
@@ -156,6 +195,9 @@ def config_from_hf(raw: dict[str, Any]) -> GPTConfig:
 def weights_to_hf(model: GPT) -> dict[str, Tensor]:
     """Every parameter once (a tied head only as the embedding), under the names and in the shapes of `transformers`."""
     own = {name: p.detach() for name, p in model.named_parameters()}
+    if model.config.tokens_per_number > 1:
+        own = {name: x for name, x in own.items() if name not in PARTS_OF_POSITIONS}
+        own["wpe.weight"] = model.position_table().detach()
     return {_name_to_hf(name, model.config): _tensor_to_hf(name, x, model.config) for name, x in own.items()}
 
 
@@ -166,6 +208,11 @@ def weights_from_hf(weights: dict[str, Tensor], config: GPTConfig) -> dict[str, 
     for theirs, tensor in weights.items():
         if theirs.endswith((".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", ".attention.bias")):
             continue
+        if config.tokens_per_number > 1 and theirs in PARTS_OF_POSITIONS:
+            own[theirs] = tensor
+            continue
+        if config.tokens_per_number > 1 and theirs == "transformer.wpe.weight":
+            continue  # the sum of the parts
         if config.positions == "learned" and not theirs.startswith(("transformer.", "lm_head.")):
             theirs = "transformer." + theirs  # a GPT2Model saved without its head
         name = names.get(theirs, theirs)
@@ -178,7 +225,10 @@ def weights_from_hf(weights: dict[str, Tensor], config: GPTConfig) -> dict[str, 
 def _smallest_like(config: GPTConfig) -> GPTConfig:
     """A model with the same parameter names at no cost."""
     width = 2 if config.positions == "rope" else 1
-    return GPTConfig(1, 1, config.n_layer, 1, width, positions=config.positions, tied=config.tied)
+    parts = config.tokens_per_number
+    return GPTConfig(
+        1, 1, config.n_layer, 1, width, positions=config.positions, tied=config.tied, tokens_per_number=parts
+    )
 
 
 def _name_to_hf(name: str, config: GPTConfig) -> str:

@@ -44,6 +44,7 @@ class Settings:
     seed: int = 0  # of dropout; data and weights have theirs
     accumulation: int = 1  # micro-batches per update, on each rank
     weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float | None = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
@@ -144,7 +145,7 @@ class Run:
         self.total = sum(phase.steps for phase in plan)
         self.identity: dict[str, Any] = {}
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = optim.adamw(model, lr=0.0, weight_decay=settings.weight_decay)
+        self.optimizer = optim.adamw(model, lr=0.0, weight_decay=settings.weight_decay, betas=settings.betas)
         if settings.compile:
             model.compile_blocks()
         self.parallel: nn.Module = world.wrap(model)

@@ -1,26 +1,23 @@
 """The keys of a pretraining run: those below, and the parameters of the task that `task` names."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from core.config import Config, problems
 from core.model import GPTConfig, parse_size
+from core.run_config import RunConfig, free
 from core.schedule import Shape
 from core.task import Task, task_class
 
 PACKAGE = "procedural_data"
 MAY_GROW = ("max_steps", "epochs")
-FREE: Any = {"free": True}
 
 
-def free(default: Any, **settings: Any) -> Any:
-    """A field that decides where, how fast or how visibly a run goes, not what comes out: it may change on resume."""
-    return Field(default, json_schema_extra=FREE, **settings)
+class PretrainingConfig(RunConfig):
+    cut: ClassVar[frozenset[str]] = frozenset({"batch_size", "gradient_accumulation_steps"})
 
-
-class PretrainingConfig(Config):
     task: str = Field(description="file in procedural_data/, such as sort; its own parameters are keys as well")
 
     gpt2_size: str = Field("2_4_16", description="layers_heads_width of the model, such as 12_12_768")
@@ -39,7 +36,6 @@ class PretrainingConfig(Config):
     warmup_steps: int = Field(0, ge=0, description="updates over which the learning rate rises")
     min_lr_ratio: float = Field(0.1, ge=0, le=1, description="share of lr that cosine and linear end at")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices")
-    max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are scaled down to this norm; null: never")
     seed: int = Field(42, ge=0, description="of the initial weights, the data and dropout")
 
     eval_every_steps: int | None = Field(None, ge=1, description="updates between evaluations; null: save_every_steps")
@@ -66,14 +62,6 @@ class PretrainingConfig(Config):
     save_steps: list[Annotated[int, Field(ge=1)]] = free(
         [], description="further updates to save, whatever save_total_limit"
     )
-    save_total_limit: int | None = free(20, ge=1, description="checkpoints kept: the newest, and always the best")
-    resume: bool = free(False, description="go on from the newest intact checkpoint in save_dir, if there is one")
-
-    device: str | int = free("auto", description="auto, cpu, cuda, cuda:1 or the number of a GPU")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
-    compile: bool = free(False, description="torch.compile; pays after a minute or so on a GPU")
-    num_workers: int = free(1, ge=0, description="threads that make batches ahead; 0: made when needed")
-    log_every_steps: int = free(10, ge=1, description="updates between lines of training loss")
     wandb_enable: bool = free(False, description="log to Weights & Biases as well")
     wandb_project: str = free("procedural_pretraining", description="its project")
     wandb_name: str | None = free(None, description="its name for the run")
@@ -173,15 +161,22 @@ class PretrainingConfig(Config):
         )
 
     def identity(self, world_size: int) -> dict[str, Any]:
-        """What decides on weights and metrics: a resumed run must have the same.
-
-        How a global batch is cut into micro-batches and ranks is not part of it.
-        """
-        cut = {"batch_size", "gradient_accumulation_steps"}
-        fields = type(self).model_fields
-        fixed = {name for name, field in fields.items() if field.json_schema_extra != FREE} - cut
         examples = self.batch_size * self.gradient_accumulation_steps * world_size
-        return {**self.model_dump(include=fixed), "eval_every_steps": self.eval_every, "examples_per_update": examples}
+        return {**super().identity(world_size), "eval_every_steps": self.eval_every, "examples_per_update": examples}
+
+    @property
+    def wandb(self) -> dict[str, Any] | None:
+        if not self.wandb_enable:
+            return None
+        resume = {"id": self.resume_run_id, "resume": "must"} if self.resume_run_id else {}
+        return {
+            "project": self.wandb_project,
+            "name": self.wandb_name,
+            "mode": self.wandb_mode,
+            "dir": str(self.run_dir),
+            "config": self.model_dump(),
+            **resume,
+        }
 
 
 class _WithoutTask(PretrainingConfig):
