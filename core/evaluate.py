@@ -38,9 +38,13 @@ class Evaluation:
     def of_task(cls, task: Task, seed: int, split: str, examples: int, batch_size: int, world: World) -> Self:
         """Examples 0 .. examples - 1 of a split."""
         batch = TaskSource(task, seed).batch(split, 0, examples)
-        starts = range(world.rank * batch_size, examples, world.size * batch_size)
-        share = [batch.rows(slice(start, start + batch_size)) for start in starts]
-        return cls(share, world, oracle_metrics(task, batch))
+        return cls.of_batch(batch, batch_size, world, oracle_metrics(task, batch))
+
+    @classmethod
+    def of_batch(cls, batch: Batch, batch_size: int, world: World, best: dict[str, float] | None = None) -> Self:
+        """All examples of `batch`, of which each rank takes its share."""
+        starts = range(world.rank * batch_size, len(batch.input_ids), world.size * batch_size)
+        return cls([batch.rows(slice(start, start + batch_size)) for start in starts], world, best)
 
     @torch.no_grad()
     def __call__(self, model: GPT) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Chosen parts of trained models in a new one, and a table that says what became of every parameter."""
 
+import copy
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,9 +36,9 @@ PATTERNS: dict[Component, str] = {  # names of parameters that belong to a compo
 class Part:
     """What to take, and where from."""
 
-    path: Path
+    source: Donor
     components: Sequence[Component]
-    key: str  # the configuration's key that named the path, for messages
+    key: str  # the configuration's key that named the source, for messages
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def belongs(name: str, components: Iterable[Component]) -> bool:
 def apply(model: GPT, transfer: Transfer) -> Report:
     """Puts the parts into the model and freezes what is not to be trained.
 
-    Raises UserError, before the model is changed, if a source cannot be read or does not fit, if two parts claim the
-    same parameter, or if nothing would be copied or trained.
+    Raises UserError, before the model is changed, if a source does not fit, if two parts claim the same parameter, or
+    if nothing would be copied or trained.
     """
     parameters = dict(model.named_parameters())
     if not any(belongs(name, transfer.trained) for name in parameters):
@@ -113,10 +114,10 @@ def apply(model: GPT, transfer: Transfer) -> Report:
     report = Report({name: Fate() for name in parameters}, {name: p.numel() for name, p in parameters.items()})
     values: dict[str, Tensor] = {}
     for number, part in enumerate(transfer.parts):
-        source = read(part)
-        _check_shape(model, source, part)
+        source = part.source
+        _check_shape(model, part)
         if not source.knows_heads:
-            report.notes.append(f"{part.path} does not say how many heads it has; taken as {model.config.n_head}")
+            report.notes.append(f"{source.path} does not say how many heads it has; taken as {model.config.n_head}")
         key = rng.generator("transfer", transfer.seed, "", number).integers(2**63)
         generator = torch.Generator().manual_seed(int(key))
         controlled = _controlled(source.model, transfer.control, generator)
@@ -126,7 +127,7 @@ def apply(model: GPT, transfer: Transfer) -> Report:
                 raise UserError(f"{part.key}: {name} would be taken from {report.fates[name].source}, too")
             how = transfer.embedding
             values[name], became = _value(name, parameters[name], controlled, how, copied, generator, part)
-            report.fates[name] = Fate(became, str(part.path))
+            report.fates[name] = Fate(became, str(source.path))
     if transfer.parts and not values:
         raise UserError(f"{transfer.parts[0].key}: nothing was copied; name at least one of {', '.join(PATTERNS)}")
     with torch.no_grad():
@@ -138,17 +139,17 @@ def apply(model: GPT, transfer: Transfer) -> Report:
     return report
 
 
-def read(part: Part) -> Donor:
-    """The model that a part comes from. Raises UserError."""
+def read(path: str, key: str) -> Donor:
+    """The model to take weights from, named by a key of the configuration. Raises UserError in one line."""
     try:
-        return donor.read(part.path)
+        return donor.read(Path(path))
     except UnreadableModel as error:
-        raise UserError(f"{part.key}: {error}") from error
+        raise UserError(f"{key}: {error}") from error
 
 
-def _check_shape(model: GPT, source: Donor, part: Part) -> None:
+def _check_shape(model: GPT, part: Part) -> None:
     """Depth, width, heads and the kind of positions decide on what weights mean, so they must be the same."""
-    names = ["n_layer", "n_embd", "positions"]
+    source, names = part.source, ["n_layer", "n_embd", "positions"]
     if source.knows_heads:
         names += ["n_head", *(["rope_theta"] if model.config.positions == "rope" else [])]
     if belongs("wpe.weight", part.components):
@@ -156,11 +157,14 @@ def _check_shape(model: GPT, source: Donor, part: Part) -> None:
     pairs = [(name, getattr(source.config, name), getattr(model.config, name)) for name in names]
     wrong = [f"{name} is {theirs} there and {ours} here" for name, theirs, ours in pairs if theirs != ours]
     if wrong:
-        raise UserError(f"{part.key}: {part.path} does not fit the model: {'; '.join(wrong)}")
+        raise UserError(f"{part.key}: {source.path} does not fit the model: {'; '.join(wrong)}")
 
 
 @torch.no_grad()
 def _controlled(model: GPT, control: Control | None, generator: torch.Generator) -> GPT:
+    if control is None:
+        return model
+    model = copy.deepcopy(model)
     if control == "reinit":
         model.initialise(generator)
     if control == "shuffle_weights":
@@ -196,10 +200,11 @@ def _rows(
     if how == "average_noise":
         noise = torch.randn(number, C, generator=generator) * theirs.std(dim=0, correction=0)
         return mean + noise, f"mean of {V} rows + noise"
-    if how == "retain" and V != number or how == "partial_matching" and V > number:
+    too_many, as_many = number < V, number == V
+    if (how == "retain" and not as_many) or too_many:
         needs = "as many" if how == "retain" else "at least as many"
         raise UserError(
-            f"{part.key}: {part.path} has {V} tokens and the model {number}; {how} needs {needs}. average takes any"
+            f"{part.key}: {part.source.path} has {V} tokens and the model {number}; {how} needs {needs}. average takes any"
         )
     value = torch.cat([theirs, mean.expand(number - V, C)])
-    return value, copied if V == number else f"{V} of {number} rows {copied}, the others their mean"
+    return value, copied if as_many else f"{V} of {number} rows {copied}, the others their mean"

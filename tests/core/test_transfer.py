@@ -13,7 +13,7 @@ from core import checkpoint, hf, optim
 from core.batch import Batch
 from core.errors import UserError
 from core.model import GPT, GPTConfig, loss_sum
-from core.transfer import Part, Transfer, apply
+from core.transfer import Part, Transfer, apply, read
 
 SHAPE = {"num_tokens": 12, "n_positions": 16, "n_layer": 2, "n_head": 4, "n_embd": 16}
 ATTENTION = {"attn.qkv.weight", "attn.qkv.bias", "attn.proj.weight", "attn.proj.bias"}
@@ -49,11 +49,11 @@ def trained(**changes) -> GPT:
 def saved(source: GPT, folder) -> Part:
     folder.mkdir(exist_ok=True)
     hf.save(source, folder)
-    return Part(folder, ["everything"], "path")
+    return take(folder, "everything")
 
 
 def take(folder, *components: str) -> Part:
-    return Part(folder, components, "path")
+    return Part(read(str(folder), "path"), components, "path")
 
 
 def weights(of: GPT) -> dict[str, torch.Tensor]:
@@ -372,6 +372,9 @@ def truncated(path):
 )
 def test_a_source_that_cannot_be_read_is_refused_by_name(tmp_path, make, words):
     path = make(tmp_path / "source")
-    line = refused(Transfer([take(path, "attn")]))
+    with pytest.raises(UserError) as error:
+        read(str(path), "path")
+    (line,) = error.value.problems
     assert words in line
     assert line.startswith(f"path: {path}")
+    assert "\n" not in line
