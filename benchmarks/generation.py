@@ -23,7 +23,7 @@ from prng.generators import Generator
 from prng.parameters import Excluded, choose
 from prng.source import Format, Grid, Mixture
 
-PACKAGES = ("procedural_data",)
+PACKAGES = ("procedural_data", "downstream.algorithmic_tasks.tasks")
 SECONDS_PER_ROUND = 0.02  # many blocks of the fast tasks, so that a second draw here and there is part of the price
 BARS = {  # tokens per second on one core, at the documented sizes
     "sort": 100e6,
@@ -35,6 +35,11 @@ BARS = {  # tokens per second on one core, at the documented sizes
     "stack": 10e6,
     "dyck": 10e6,
     "dyck_shuffle": 10e6,
+    "forwardaddition": 10e6,
+    "additionstream": 10e6,
+    "multiplication": 10e6,
+    "condattendstream": 10e6,
+    "sorting": 10e6,
     "xslrr": 40e6,
 }
 
@@ -92,7 +97,7 @@ def measure(candidate: Candidate, seconds: float) -> dict[str, Any]:
     }
 
 
-COLUMNS = {"task": 14, "block": 10, "ms/block": 8, "examples/s": 11, "M tokens/s": 10, "bar": 4, "ratio": 6}
+COLUMNS = {"task": 16, "block": 10, "ms/block": 8, "examples/s": 11, "M tokens/s": 10, "bar": 4, "ratio": 6}
 
 
 def row(result: dict[str, Any]) -> list[str]:

@@ -204,7 +204,8 @@ def _rows(
     if (how == "retain" and not as_many) or too_many:
         needs = "as many" if how == "retain" else "at least as many"
         raise UserError(
-            f"{part.key}: {part.source.path} has {V} tokens and the model {number}; {how} needs {needs}. average takes any"
+            f"{part.key}: {part.source.path} has {V} tokens and the model {number}; {how} needs {needs}, "
+            "average takes any"
         )
     value = torch.cat([theirs, mean.expand(number - V, C)])
     return value, copied if as_many else f"{V} of {number} rows {copied}, the others their mean"

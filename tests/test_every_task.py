@@ -3,6 +3,7 @@
 import json
 import random
 import typing
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from core.batch import IGNORE
 from core.split import SHARES, TooFewPrompts, draw_block
 from core.task import Task, task_class, task_names
 
-PACKAGES = ["procedural_data"]
+PACKAGES = ["procedural_data", "downstream.algorithmic_tasks.tasks"]
 TASKS = [task_class(package, name) for package in PACKAGES for name in task_names(package)]
 SPAN = 30  # integers reach from the lower bound of their domain to this much above it
 
@@ -50,11 +51,11 @@ def values(field: FieldInfo) -> st.SearchStrategy:
 
 @st.composite
 def tasks(draw: st.DrawFn, kind: type[Task]) -> Task:
-    parameters = {name: draw(values(field), label=name) for name, field in kind.model_fields.items()}
-    try:
-        return kind(**parameters)
-    except ValidationError:
-        reject()  # a combination that the task itself excludes
+    for _ in range(4):  # the task itself may exclude some combinations
+        parameters = {name: draw(values(field), label=name) for name, field in kind.model_fields.items()}
+        with suppress(ValidationError):
+            return kind(**parameters)
+    reject()
 
 
 def some_batch(data: st.DataObject, task: Task):

@@ -315,7 +315,8 @@ def with_nan(path):
     source = trained()
     with torch.no_grad():
         source.ln_f.bias[3] = torch.nan
-    saved(source, path)
+    path.mkdir()
+    hf.save(source, path)
     return path
 
 
