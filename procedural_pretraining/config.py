@@ -1,13 +1,12 @@
 """The keys of a pretraining run: those below, and the parameters of the task that `task` names."""
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from core.config import Config, problems
 from core.model import GPTConfig, parse_size
-from core.run_config import RunConfig, free
+from core.run_config import SavedRunConfig, free
 from core.schedule import Shape
 from core.task import Task, task_class
 
@@ -15,7 +14,7 @@ PACKAGE = "procedural_data"
 MAY_GROW = ("max_steps", "epochs")
 
 
-class PretrainingConfig(RunConfig):
+class PretrainingConfig(SavedRunConfig):
     cut: ClassVar[frozenset[str]] = frozenset({"batch_size", "gradient_accumulation_steps"})
 
     task: str = Field(description="file in procedural_data/, such as sort; its own parameters are keys as well")
@@ -56,17 +55,10 @@ class PretrainingConfig(RunConfig):
     curriculum_step_epochs: int = Field(0, ge=0, description="epochs that each length is kept at least")
     stop_at_mastery: bool = Field(False, description="end the run when the final seq_length is mastered")
 
-    save_dir: str = free(..., min_length=1, description="folder of the run; checkpoints are save_dir/checkpoint-N")
-    run_name: str | None = free(None, description="subfolder of save_dir for this run")
     save_every_steps: int = free(500, ge=1, description="updates between checkpoints; the last update is always saved")
     save_steps: list[Annotated[int, Field(ge=1)]] = free(
         [], description="further updates to save, whatever save_total_limit"
     )
-    wandb_enable: bool = free(False, description="log to Weights & Biases as well")
-    wandb_project: str = free("procedural_pretraining", description="its project")
-    wandb_name: str | None = free(None, description="its name for the run")
-    wandb_mode: Literal["online", "offline"] = free("online", description="offline: to files that wandb sync uploads")
-    resume_run_id: str | None = free(None, description="W&B id of the run to go on with")
 
     @field_validator("task")
     @classmethod
@@ -98,10 +90,6 @@ class PretrainingConfig(RunConfig):
     @property
     def eval_every(self) -> int:
         return self.eval_every_steps or self.save_every_steps
-
-    @property
-    def run_dir(self) -> Path:
-        return Path(self.save_dir, self.run_name or "")
 
     def task_at(self, seq_length: int | None = None) -> Task:
         """The task, at another length if one is given. Raises ValueError in words."""
@@ -163,20 +151,6 @@ class PretrainingConfig(RunConfig):
     def identity(self, world_size: int) -> dict[str, Any]:
         examples = self.batch_size * self.gradient_accumulation_steps * world_size
         return {**super().identity(world_size), "eval_every_steps": self.eval_every, "examples_per_update": examples}
-
-    @property
-    def wandb(self) -> dict[str, Any] | None:
-        if not self.wandb_enable:
-            return None
-        resume = {"id": self.resume_run_id, "resume": "must"} if self.resume_run_id else {}
-        return {
-            "project": self.wandb_project,
-            "name": self.wandb_name,
-            "mode": self.wandb_mode,
-            "dir": str(self.run_dir),
-            "config": self.model_dump(),
-            **resume,
-        }
 
 
 class _WithoutTask(PretrainingConfig):
