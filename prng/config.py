@@ -15,6 +15,9 @@ from prng.curriculum import Phase
 from prng.generators import COMPOSITES, KINDS, TRUNCATED, Generator, parse_kinds
 from prng.source import Format
 
+LARGEST_VOCABULARY = 2**24  # an embedding of it has 17 million rows
+OWN_WIDTH = ("LCG", "XSLRR")  # types whose bits_to_keep is not a choice
+
 
 class PrngConfig(RunConfig):
     """What both commands share; defaults are those of the curriculum."""
@@ -122,6 +125,8 @@ class PrngConfig(RunConfig):
             raise ValueError(f"{shape} hold numbers below {base**self.digits}, but the outputs reach {largest}")
         if self.vocab_size is not None and self.vocab_size < base:
             raise ValueError(f"vocab_size is {self.vocab_size}, too small for the digits to base {base}")
+        if (self.vocab_size or base) > LARGEST_VOCABULARY:
+            raise ValueError(f"{self.vocab_size or base} tokens are too many for a model; write numbers in more digits")
 
     # --- What the two commands differ in
 
@@ -154,10 +159,13 @@ class PrngConfig(RunConfig):
             raise ValueError(f"control_bits is missing; {permuted[0]} needs it (3 in arXiv 2510.26792)")
         if not permuted and set(self.control_bits) - {0}:
             raise ValueError(f"control_bits is {self.control_bits}, but {self.type} has none")
+        several = len(kinds) > 1  # then those of a width of their own leave bits_to_keep to the others
         rows = []
         for m, kept in self.widths:
+            if several and kept is not None and set(kinds) <= set(OWN_WIDTH):
+                raise ValueError(f"bits_to_keep is {kept}, but neither type of {self.type} has a choice; leave it out")
             pairs = [(kind, cb) for kind in kinds for cb in ([0] if kind in TRUNCATED else self.control_bits)]
-            own = {kind for kind in ("LCG", "XSLRR") if len(kinds) > 1}  # whose width is not a choice
+            own = OWN_WIDTH if several else ()
             rows.append([Generator(kind, m, cb, None if kind in own else kept) for kind, cb in pairs])
         return rows
 
@@ -319,7 +327,7 @@ class EvaluateConfig(Config):
 
 class PlotConfig(EvaluateConfig):
     runs: list[str] = Field(min_length=1, description="folders of runs; several share the plot against the modulus")
-    checkpoint: str = Field("best", description="which checkpoint to measure: best, or its step")
+    checkpoint: str = Field("last", description="which checkpoint of each run to measure: last, best, or its step")
     threshold: float = Field(0.9, gt=0, lt=1, description="accuracy that counts as predicted, for the needed context")
 
 

@@ -60,7 +60,10 @@ class Scores:
 
 
 def cells(
-    generators: Sequence[Sequence[Generator]], chosen: Sequence[Parameters], seed: int, device: torch.device
+    generators: Sequence[Sequence[Generator]],
+    chosen: Sequence[Parameters],
+    seed: int,
+    device: torch.device | None = None,
 ) -> list[Cell]:
     """Four for each generator. Seen values are the first of those trained on, at most as many as there are unseen."""
     made = []

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from core import checkpoint, hf, trainer
 from core.distributed import World, join
@@ -31,14 +32,13 @@ AC_VALUES = "ac_values.npz"
 
 def train(config: PrngConfig) -> dict[str, Any]:
     """Trains, evaluates, saves and draws. Returns the summary that is in `run_dir/summary.json`."""
-    check_device(config.device)
-    chosen = choose(config)
+    chosen, model = choose(config), new_model(config)
     config.check_machine()
     if config.wandb_api_key:
         os.environ["WANDB_API_KEY"] = config.wandb_api_key
     run_dir = config.run_dir
     with join(config.device) as world:
-        model, plan, settings = build(config, chosen, world)
+        plan, settings = build(config, chosen, world)
         correctness = run_dir / "correctness.npz" if config.save_correctness else None
         evaluate = Recorder(config, chosen, world, correctness)
         identity = {**config.identity(world.size), "ac_values": digest(chosen)}
@@ -52,9 +52,9 @@ def train(config: PrngConfig) -> dict[str, Any]:
 def rehearse(config: PrngConfig) -> None:
     """Builds everything, tries a few updates, says what the run would take. Writes nothing."""
     check_device(config.device)
-    chosen = choose(config)
+    chosen, model = choose(config), new_model(config)
     with join(config.device) as world:
-        print(trainer.rehearse(*build(config, chosen, world), world))
+        print(trainer.rehearse(model, *build(config, chosen, world), world))
 
 
 def choose(config: PrngConfig) -> list[Parameters]:
@@ -72,10 +72,15 @@ def digest(chosen: Sequence[Parameters]) -> str:
     return hashlib.blake2b(json.dumps([asdict(p) for p in chosen]).encode(), digest_size=8).hexdigest()
 
 
-def build(config: PrngConfig, chosen: Sequence[Parameters], world: World) -> tuple[GPT, list[Phase], Settings]:
+def new_model(config: PrngConfig) -> GPT:
+    """Fresh weights, or those of `pretrained_path`, unless a run has begun, whose checkpoint then has its own."""
     model = GPT(config.model_shape, seed=config.main_seed)
-    if config.pretrained_path is not None and not checkpoint.list_steps(config.run_dir):  # else a resumed run
-        load_pretrained(config, model, world.say)
+    if config.pretrained_path is not None and not checkpoint.list_steps(config.run_dir):
+        load_pretrained(config, model, Path(config.pretrained_path))
+    return model
+
+
+def build(config: PrngConfig, chosen: Sequence[Parameters], world: World) -> tuple[list[Phase], Settings]:
     settings = config.settings(
         world.device,
         seed=config.main_seed,
@@ -85,25 +90,17 @@ def build(config: PrngConfig, chosen: Sequence[Parameters], world: World) -> tup
         eval_every=config.eval_interval,
         save_every=config.checkpoint_interval if config.save_checkpoints else None,
     )
-    return model, build_plan(config, chosen, world), settings
+    return build_plan(config, chosen, world), settings
+
+
+def generating_device(world: World) -> torch.device | None:
+    return world.device if world.device.type == "cuda" else None
 
 
 def build_plan(config: PrngConfig, chosen: Sequence[Parameters], world: World) -> list[Phase]:
-    grids = [
-        [
-            Grid(
-                g,
-                p.train_a,
-                p.train_c,
-                seed=config.data_seed,
-                use="train",
-                starts=config.n_example,
-                device=world.device,
-            )
-            for g in row
-        ]
-        for row, p in zip(config.generators, chosen, strict=True)
-    ]
+    grid = partial(Grid, seed=config.data_seed, use="train", starts=config.n_example, device=generating_device(world))
+    rows = zip(config.generators, chosen, strict=True)
+    grids = [[grid(generator, p.train_a, p.train_c) for generator in row] for row, p in rows]
     per_update = config.batch_size * config.grad_acc_steps * world.size
     plan = []
     for number, (name, phase) in enumerate(zip(config.phase_names, config.plan, strict=True)):
@@ -114,10 +111,8 @@ def build_plan(config: PrngConfig, chosen: Sequence[Parameters], world: World) -
     return plan
 
 
-def load_pretrained(config: PrngConfig, model: GPT, say: Callable[[str], None]) -> None:
+def load_pretrained(config: PrngConfig, model: GPT, folder: Path) -> None:
     """Starts the model from a checkpoint folder. Raises UserError for anything that cannot be loaded as it is meant."""
-    assert config.pretrained_path is not None
-    folder = Path(config.pretrained_path)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise UserError(f"pretrained_path: {folder} {what}; it takes a folder with config.json and model.safetensors")
@@ -126,7 +121,8 @@ def load_pretrained(config: PrngConfig, model: GPT, say: Callable[[str], None]) 
         rows = hf.load_grown(model, folder)
     except hf.UnreadableModel as error:
         raise UserError(f"pretrained_path: {error}") from error
-    say(f"starting from {folder}: {rows} rows of the embedding kept, {model.config.num_tokens - rows} new")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"starting from {folder}: {rows} rows of the embedding kept, {model.config.num_tokens - rows} new")
 
 
 def check_meaning(config: PrngConfig, folder: Path) -> None:
@@ -153,7 +149,7 @@ class Recorder(Table):
     def __init__(self, config: PrngConfig, chosen: Sequence[Parameters], world: World, keep: Path | None):
         last = config.plan[-1]
         ends = last.weights(last.phase_steps, len(chosen))
-        measured = cells(config.generators, chosen, config.data_seed, world.device)
+        measured = cells(config.generators, chosen, config.data_seed, generating_device(world))
         super().__init__(measured, config.form, ends, config.eval_examples, config.batch_size, world, keep)
         self._run_dir, self._chosen = config.run_dir, chosen
 
@@ -242,9 +238,12 @@ def plot(settings: PlotConfig) -> list[Path]:
 
 
 def checkpoint_of(run_dir: Path, which: str) -> Path:
-    """The folder of `best`, or of a step. Raises UserError with those that there are."""
-    folder = run_dir / which if which == "best" else run_dir / f"checkpoint-{which.removeprefix('checkpoint-')}"
+    """The folder of `last`, of `best`, or of a step. Raises UserError with those that there are."""
+    steps = checkpoint.list_steps(run_dir)
+    which = str(steps[-1]) if which == "last" and steps else which.removeprefix("checkpoint-")
+    folder = run_dir / (f"checkpoint-{which}" if which.isdigit() else which)
     if not folder.is_dir():
-        steps = ", ".join(map(str, checkpoint.list_steps(run_dir))) or "none"
-        raise UserError(f"{folder} does not exist; {run_dir} holds checkpoints of steps: {steps}")
+        raise UserError(
+            f"{folder} does not exist; {run_dir} holds checkpoints of steps: {', '.join(map(str, steps)) or 'none'}"
+        )
     return folder

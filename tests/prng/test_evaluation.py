@@ -32,7 +32,7 @@ class Knows(torch.nn.Module):
 
 
 def table(**changes):
-    made = cells(GENERATORS, CHOSEN, 1, torch.device("cpu"))
+    made = cells(GENERATORS, CHOSEN, 1)
     return Table(made, FORM, np.array([0.25, 0.75]), **{"examples": None, "batch_size": 4, "world": World(), **changes})
 
 

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import types
 from itertools import pairwise
 from pathlib import Path
 
@@ -369,3 +370,33 @@ def test_the_values_of_a_run_are_those_its_configuration_chooses(train):
     run_dir = train("run", "--m", "2**9", "--num_steps", "11", *SMALLER)
     config, chosen = run.open_run(run_dir / "checkpoint-11")
     assert run.choose(config) == chosen
+
+
+def test_weights_and_biases_gets_the_documented_arguments_and_the_key_is_written_nowhere(train, monkeypatch):
+    started, logged = {}, {}
+
+    class Run:
+        def log(self, values, step):
+            logged.setdefault(step, {}).update(values)
+
+        def finish(self, exit_code):
+            assert exit_code == 0
+
+    fake = types.SimpleNamespace(init=lambda **settings: started.update(settings) or Run())
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    words = ["--use_wandb", "--wandb_project", "p", "--wandb_entity", "e", "--wandb_tags", "a,b", "--wandb_notes", "n"]
+    words += ["--wandb_offline", "--wandb_api_key", "secret", "--m", "256", "--num_steps", "11", *SMALLER]
+    run_dir = train("run", *words)
+    expected = {"project": "p", "entity": "e", "tags": ["a", "b"], "notes": "n", "mode": "offline", "name": "run"}
+    assert {key: started[key] for key in expected} == expected
+    assert os.environ["WANDB_API_KEY"] == "secret"
+    assert "secret" not in json.dumps(started["config"])
+    assert not any(b"secret" in path.read_bytes() for path in run_dir.rglob("*") if path.is_file())
+    assert {"train/loss", "test/unseen a, unseen c/LCG m=2^8/last_accuracy"} <= set(logged[11])
+
+
+def test_mixtures_of_types_leave_their_width_to_those_that_have_a_choice():
+    read = TrainConfig(type="lcg+xslrr+tlcg", m=2**16, control_bits=[3], bits_to_keep=5)
+    assert [(g.kind, g.k) for g in read.generators[0]] == [("LCG", 16), ("XSLRR", 8), ("TLCG", 5)]
+    assert read.model_shape.num_tokens == 2**16

@@ -18,13 +18,15 @@ def shares(update: int) -> np.ndarray:
     return np.array([0.25, 0.75]) if update < 3 else np.array([1.0, 0.0])
 
 
-def mixture(examples_per_update=64, phase=0, seed=1, starts=2) -> Mixture:
+def mixture(examples_per_update=64, phase=0, seed=1, starts=2, device=None) -> Mixture:
     grids = []
     for members in MEMBERS:
         row = []
         for kind, m, cb in members:
             (p,) = choose([m], (5, 4), (2, 2), 1, Excluded())
-            row.append(Grid(Generator(kind, m, cb), p.train_a, p.train_c, seed=1, use="train", starts=starts))
+            row.append(
+                Grid(Generator(kind, m, cb), p.train_a, p.train_c, seed=1, use="train", starts=starts, device=device)
+            )
         grids.append(row)
     return Mixture(grids, shares, examples_per_update, FORM, seed=seed, phase=phase)
 
@@ -37,6 +39,13 @@ def test_any_slice_is_that_slice_of_the_whole(start, length):
     part = mixture().batch("train", start, start + length)
     assert torch.equal(part.input_ids, whole.input_ids[start : start + length])
     assert torch.equal(part.targets, whole.targets[start : start + length])
+
+
+def test_torch_makes_what_numpy_makes():
+    """On the CPU, where the tests run; training asks torch for it on a GPU only."""
+    one, other = mixture().batch("train", 0, 300), mixture(device=torch.device("cpu")).batch("train", 0, 300)
+    assert torch.equal(one.input_ids, other.input_ids)
+    assert torch.equal(one.targets, other.targets)
 
 
 def test_every_row_is_the_sequence_that_was_drawn():
