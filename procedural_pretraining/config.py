@@ -1,5 +1,6 @@
 """The keys of a pretraining run: those below, and the parameters of the task that `task` names."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
@@ -9,6 +10,7 @@ from core.model import GPTConfig, parse_size
 from core.run_config import SavedRunConfig, free
 from core.schedule import Shape
 from core.task import Task, task_class
+from procedural_data._shuffled import Shuffled
 
 PACKAGE = "procedural_data"
 MAY_GROW = ("max_steps", "epochs")
@@ -18,6 +20,11 @@ class PretrainingConfig(SavedRunConfig):
     cut: ClassVar[frozenset[str]] = frozenset({"batch_size", "gradient_accumulation_steps"})
 
     task: str = Field(description="file in procedural_data/, such as sort; its own parameters are keys as well")
+
+    shuffle_tokens: bool = Field(
+        False,
+        description="a control: the tokens of each example, pads apart, in random order, in training and evaluation",
+    )
 
     gpt2_size: str = Field("2_4_16", description="layers_heads_width of the model, such as 12_12_768")
     positions: Literal["learned", "rope"] = Field("learned", description="GPT-2's learned positions, or rotary ones")
@@ -97,16 +104,10 @@ class PretrainingConfig(SavedRunConfig):
         parameters = {name: getattr(self, name) for name in kind.model_fields}
         parameters |= {} if seq_length is None else {"seq_length": seq_length}
         try:
-            return kind(**parameters)
+            task = kind(**parameters)
         except ValidationError as error:
             raise ValueError("; ".join(problems(error, kind, parameters))) from error
-
-    @property
-    def first_length(self) -> int:
-        """Where the length curriculum begins."""
-        if self.curriculum_start is not None:
-            return self.curriculum_start
-        return next((n for n in range(2, self.final_length + 1) if self._is_possible(n)), self.final_length)
+        return Shuffled(of=task) if self.shuffle_tokens else task
 
     def _is_possible(self, seq_length: int) -> bool:
         try:
@@ -116,18 +117,25 @@ class PretrainingConfig(SavedRunConfig):
         return True
 
     @property
-    def final_length(self) -> int:
-        return self.task_at().model_dump()["seq_length"]
+    def final_length(self) -> int | None:
+        """None for a mixture of tasks that have a seq_length each."""
+        return getattr(self, "seq_length", None)
 
     @property
-    def training_lengths(self) -> list[int]:
+    def curriculum(self) -> list[int]:
         """Every seq_length that is trained on, ascending. Raises ValueError if the curriculum cannot be."""
-        if not self.use_curriculum:
-            return [self.final_length]
-        first, last = self.first_length, self.final_length
+        last, first = self.final_length, self.curriculum_start
+        if last is None:
+            raise ValueError("use_curriculum needs one seq_length for all parts of the mixture; set seq_length")
+        if first is None:
+            first = next((n for n in range(2, last + 1) if self._is_possible(n)), last)
         if first > last:
             raise ValueError(f"curriculum_start is {first}, longer than the final seq_length {last}")
         return [*range(first, last, self.curriculum_step_size), last]
+
+    @property
+    def training_lengths(self) -> Sequence[int | None]:
+        return self.curriculum if self.use_curriculum else [self.final_length]
 
     @property
     def model_shape(self) -> GPTConfig:

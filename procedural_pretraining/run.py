@@ -8,7 +8,7 @@ from core import hf, plots, trainer
 from core.config import domain
 from core.distributed import World, join
 from core.errors import UserError
-from core.evaluate import Evaluation, Slices
+from core.evaluate import Evaluation, Slices, by_group
 from core.model import GPT
 from core.report import report, table
 from core.run_config import check_device, of_checkpoint
@@ -20,7 +20,7 @@ from core.trainer import Definition, Phase, Settings
 from procedural_pretraining.config import MAY_GROW, PACKAGE, EvaluationConfig, PretrainingConfig, schema
 from procedural_pretraining.length_curriculum import LengthCurriculum
 
-LABELS = ("seq_length",)
+LABELS = ("seq_length", "part")
 
 
 def train(config: PretrainingConfig) -> dict[str, Any]:
@@ -81,13 +81,12 @@ def build(config: PretrainingConfig, world: World) -> tuple[GPT, TaskSource, lis
 
 
 def build_source(config: PretrainingConfig, world: World) -> TaskSource:
-    task = config.task_at()
     if not config.use_curriculum:
-        return TaskSource(task, config.seed)
+        return TaskSource(config.task_at(), config.seed)
     return LengthCurriculum(
-        task,
+        config.task_at,
         config.seed,
-        config.training_lengths,
+        config.curriculum,
         config.curriculum_mastery_threshold,
         config.curriculum_step_epochs * config.steps_per_epoch,
         config.stop_at_mastery,
@@ -96,24 +95,31 @@ def build_source(config: PretrainingConfig, world: World) -> TaskSource:
 
 
 class LengthTable:
-    """Validation at the length now trained on, and at each of `eval_lengths`."""
+    """Validation at the length now trained on, and at each of `eval_lengths`; of a mixture, also by part."""
 
     def __init__(self, config: PretrainingConfig, source: TaskSource, world: World):
-        def evaluation(length: int) -> Evaluation:
-            task = config.task_at(length)
-            examples = config.eval_examples
-            return Evaluation.of_task(task, config.seed, "validation", examples, config.batch_size, world)
+        def evaluations(length: int | None) -> dict[str, Evaluation]:
+            return by_group(
+                config.task_at(length), config.seed, "validation", config.eval_examples, config.batch_size, world
+            )
 
-        self._at = cache(evaluation)
-        self._source, self._lengths = source, config.eval_lengths
+        self._at = cache(evaluations)
+        self._source, self._config = source, config
 
     def __call__(self, model: GPT) -> Slices:
-        current = self._source.task.model_dump()["seq_length"]
-        slices = [({"split": "validation", "seq_length": current}, self._at(current)(model))]
-        for length in self._lengths:
-            where = {"split": "validation", "slice": "length", "seq_length": length}
-            slices.append((where, self._at(length)(model)))
+        source = self._source
+        current = source.length if isinstance(source, LengthCurriculum) else self._config.final_length
+        slices = [*self._measure(model, current, {"split": "validation"})]
+        for length in self._config.eval_lengths:
+            slices += self._measure(model, length, {"split": "validation", "slice": "length"})
         return slices
+
+    def _measure(self, model: GPT, length: int | None, where: dict[str, int | str]) -> Slices:
+        where = where | ({} if length is None else {"seq_length": length})
+        return [
+            (where | ({"slice": "part", "part": part} if part else {}), measure(model))
+            for part, measure in self._at(length).items()
+        ]
 
 
 def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
@@ -132,8 +138,11 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
             if task.block_size > model.config.n_positions:
                 has = model.config.n_positions
                 raise UserError(f"eval_lengths: {length} needs {task.block_size} positions, the model has {has}")
-            measure = Evaluation.of_task(task, run.seed, config.split, config.examples, config.batch_size, world)
-            rows.append({"split": config.split, "seq_length": length, **measure(model)})
+            where = {"split": config.split} | ({} if length is None else {"seq_length": length})
+            for part, measure in by_group(
+                task, run.seed, config.split, config.examples, config.batch_size, world
+            ).items():
+                rows.append({**where, **({"part": part} if part else {}), **measure(model)})
     print(table(rows, LABELS))
     return rows
 
