@@ -45,8 +45,12 @@ def read(path: Path) -> Donor:
 def _of_folder(path: Path) -> GPT:
     if not (path / "config.json").exists():
         steps = checkpoint.list_steps(path)
-        hint = f"; it is a run's folder, take one of its checkpoints, such as {path}/checkpoint-{steps[-1]}"
-        raise UnreadableModel(f"{path} holds no config.json{hint if steps else ''}")
+        hint = (
+            f"; it is a run's folder, take one of its checkpoints, such as {path}/checkpoint-{steps[-1]}"
+            if steps
+            else ""
+        )
+        raise UnreadableModel(f"{path} holds no config.json{hint}")
     problem = checkpoint.damage(path) if (path / checkpoint.MANIFEST).exists() else None
     if problem:
         raise UnreadableModel(f"{path} is damaged: {problem}")

@@ -329,6 +329,11 @@ def damaged_checkpoint(path):
     return folder
 
 
+def empty_folder(path):
+    path.mkdir()
+    return path
+
+
 def run_folder(path):
     return damaged_checkpoint(path).parent
 
@@ -368,6 +373,7 @@ def truncated(path):
         (incomplete, "blocks.1.mlp.up.weight is missing"),
         (with_nan, "ln_f.bias holds values that are not finite"),
         (damaged_checkpoint, "model.safetensors does not match its hash"),
+        (empty_folder, "holds no config.json"),
         (run_folder, "take one of its checkpoints, such as"),
     ],
 )
