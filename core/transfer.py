@@ -84,6 +84,11 @@ class Report:
     sizes: dict[str, int]
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether every parameter keeps its initial value and is trained, as in a model without transfer."""
+        return all(fate == Fate() for fate in self.fates.values())
+
     def rows(self) -> list[dict[str, Any]]:
         """A row for each group of parameters that is the same in all blocks."""
         groups: dict[tuple[str, str, str, str], int] = {}

@@ -14,7 +14,7 @@ from core.report import report, table
 from core.run_config import check_device, of_checkpoint
 from core.schedule import factor
 from core.source import TaskSource
-from core.split import TooFewPrompts, draw_block
+from core.split import draw_block
 from core.task import task_class, task_names
 from core.trainer import Definition, Phase, Settings
 from procedural_pretraining.config import MAY_GROW, PACKAGE, EvaluationConfig, PretrainingConfig, schema
@@ -47,12 +47,10 @@ def rehearse(config: PretrainingConfig) -> None:
 
 
 def check_splits(config: PretrainingConfig) -> None:
+    """Raises UserError if there are too few prompts to be divided."""
     trained = [(length, split) for length in config.training_lengths for split in ("train", "validation")]
     for length, split in [*trained, *((length, "validation") for length in config.eval_lengths)]:
-        try:
-            draw_block(config.task_at(length), config.seed, split, 0)
-        except TooFewPrompts as error:
-            raise UserError(str(error)) from error
+        draw_block(config.task_at(length), config.seed, split, 0)
 
 
 def build(config: PretrainingConfig, world: World) -> tuple[GPT, TaskSource, list[Phase], Settings]:

@@ -13,7 +13,7 @@ from core.model import GPT
 from core.report import report
 from core.run_config import check_device
 from core.schedule import factor
-from core.split import SHARES, TooFewPrompts, draw_block
+from core.split import SHARES, draw_block
 from core.trainer import Definition, Phase, Settings
 from downstream.algorithmic_tasks.config import MAY_GROW, AlgorithmicConfig
 from downstream.algorithmic_tasks.exam import Exam, QuestionSource
@@ -28,7 +28,7 @@ def train(config: AlgorithmicConfig) -> dict[str, Any]:
     with join(config.device) as world:
         model, fates = build_model(config)
         config.check_machine()
-        world.say(str(fates))
+        announce(fates, world)
         plan, settings = build_plan(config, world)
         exam = partial(Exam, config.question, config.seed, batch_size=config.micro_batch, world=world)
         validation = exam(split="validation", examples=config.validation_size)
@@ -53,16 +53,19 @@ def rehearse(config: AlgorithmicConfig) -> None:
     check_splits(config)
     with join(config.device) as world:
         model, fates = build_model(config)
-        world.say(str(fates))
+        announce(fates, world)
         print(trainer.rehearse(model, *build_plan(config, world), world))
 
 
+def announce(fates: transfer.Report, world: World) -> None:
+    if not fates.says_nothing:
+        world.say(str(fates))
+
+
 def check_splits(config: AlgorithmicConfig) -> None:
+    """Raises UserError if the task has too few questions to be divided."""
     for split in SHARES:
-        try:
-            draw_block(config.question, config.seed, split, 0)
-        except TooFewPrompts as error:
-            raise UserError(str(error)) from error
+        draw_block(config.question, config.seed, split, 0)
 
 
 def build_model(config: AlgorithmicConfig) -> tuple[GPT, transfer.Report]:

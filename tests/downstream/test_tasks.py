@@ -123,7 +123,7 @@ def questions(batch) -> set[tuple[int, ...]]:
     return {tuple(tokens[: p + 1]) for tokens, p in zip(batch.input_ids.tolist(), first, strict=True)}
 
 
-@pytest.mark.parametrize(("family", "size"), zip(FAMILIES, (81, 127, 81, 81, 100), strict=True))
+@pytest.mark.parametrize(("family", "size"), list(zip(FAMILIES, (81, 127, 81, 81, 100), strict=True)))
 def test_the_smallest_size_is_divided_without_a_rest(family, size):
     task = parse(f"{family}_1")
     splits = {split: set().union(*(questions(draw_block(task, 0, split, n)) for n in range(3))) for split in SHARES}
