@@ -1,6 +1,6 @@
 """Mixture: each example is one of another task, drawn by weight."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal, Self
@@ -125,6 +125,24 @@ class Mixture(Task):
         borders = torch.tensor([*self.offsets[1:], self.payload])
         return torch.bucketize(first_tokens.contiguous(), borders, right=True)
 
+    def by_part(self, batch: Batch) -> Iterator[tuple[Task, Tensor, Batch]]:
+        """Each task with the rows of its examples, and these as the task itself would write them."""
+        part = self.part_of(batch.input_ids[:, 0])
+        for number, (task, offset) in enumerate(zip(self.tasks, self.offsets, strict=True)):
+            rows = (part == number).nonzero()[:, 0]
+            ids, targets = (x[rows, self.prefixes : self.prefixes + task.block_size] for x in batch)
+            pad = 0 if task.pad_token is None else task.pad_token
+            own_ids = torch.where(ids == self.pad_token, pad, ids - offset)
+            yield task, rows, Batch(own_ids, torch.where(targets == IGNORE, IGNORE, targets - offset))
+
+    def prompt(self, batch: Batch) -> np.ndarray:
+        """That of each example's own task, filled up with zeros: its split is that without mixture."""
+        prompts = np.zeros(batch.input_ids.shape, dtype=np.int64)
+        for task, rows, own in self.by_part(batch):
+            of_task = task.prompt(own)
+            prompts[rows.numpy(), : of_task.shape[1]] = of_task
+        return prompts
+
     def groups(self, batch: Batch) -> dict[str, Tensor]:
         part = self.part_of(batch.input_ids[:, 0])
         rows = {self.part_name(number): (part == number).nonzero()[:, 0] for number in range(len(self.tasks))}
@@ -135,17 +153,14 @@ class Mixture(Task):
 
     def oracle(self, batch: Batch) -> Oracle | None:
         """That of each example's own task; where the prompt determines the answer, nothing is uncertain."""
-        scored, part = batch.targets != IGNORE, self.part_of(batch.input_ids[:, 0])
-        log_prob, best_prob = torch.zeros(scored.shape, dtype=torch.float64), scored.double()
+        log_prob, best_prob = torch.zeros(batch.targets.shape, dtype=torch.float64), (batch.targets != IGNORE).double()
         is_uncertain = False
-        for number, (task, offset) in enumerate(zip(self.tasks, self.offsets, strict=True)):
-            rows = (part == number).nonzero()[:, 0]
-            places = slice(self.prefixes, self.prefixes + task.block_size)
-            ids, targets = batch.input_ids[rows, places] - offset, batch.targets[rows, places]
-            own = task.oracle(Batch(ids, torch.where(targets == IGNORE, IGNORE, targets - offset)))
-            if own is not None and len(rows):
+        for task, rows, own in self.by_part(batch):
+            oracle = task.oracle(own)
+            if oracle is not None and len(rows):
                 is_uncertain = True
-                log_prob[rows, places], best_prob[rows, places] = own
+                places = slice(self.prefixes, self.prefixes + task.block_size)
+                log_prob[rows, places], best_prob[rows, places] = oracle
         return Oracle(log_prob, best_prob) if is_uncertain else None
 
     def check(self, input_ids: Sequence[int]) -> None:

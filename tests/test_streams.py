@@ -17,7 +17,7 @@ FIRST_BLOCK = {
     "eca": "02abe58786f3fc5d",
     "forwardaddition": "dfb16459b72227c9",
     "identity": "230cd61afc79a23b",
-    "mixture": "19c39bafa651262f",
+    "mixture": "e6ddc11de3932a3c",
     "multiplication": "9a91968d6fca5805",
     "reverse": "93ebb3326fc0e161",
     "set": "156179861740d2b9",

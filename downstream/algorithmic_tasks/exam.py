@@ -12,7 +12,7 @@ from core.model import GPT
 from core.source import TaskSource
 from downstream.algorithmic_tasks.tasks._question import Question
 
-GUESSES_FROM = 20_000  # training examples that the best constant guesses are taken from
+GUESSES_FROM = 8192  # training examples that the best constant guesses are taken from
 
 
 class QuestionSource(TaskSource):

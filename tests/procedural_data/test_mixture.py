@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from core.batch import IGNORE, Batch
+from core.split import SHARES, draw_block, split_of
 from procedural_data.dyck import Dyck
 from procedural_data.mixture import Mixture
 
@@ -57,6 +58,18 @@ def test_the_oracle_is_that_of_each_examples_own_task(vocabulary):
     assert torch.equal(oracle.best_prob[rows["2:dyck"], places], own.best_prob)
     certain = oracle.best_prob[rows["1:set"]][batch.targets[rows["1:set"]] != IGNORE]
     assert (certain == 1).all()
+
+
+@pytest.mark.parametrize("vocabulary", ["shared", "separate"])
+def test_a_prompt_is_in_the_split_that_it_has_without_mixture(vocabulary):
+    parts = [{**SET, "seq_length": 20}, {"task": "stack", "seq_length": 12}, {"task": "eca", "width": 20}]
+    task = Mixture(parts=[*parts, {**DYCK, "seq_length": 30}], vocabulary=vocabulary)
+    for number, split in enumerate(SHARES):
+        for kind, rows, own in task.by_part(draw_block(task, 0, split, 0)):
+            assert len(rows) > 0
+            for row in own.input_ids.tolist():
+                kind.check(row)
+            assert (split_of(kind.prompt(own)) == number).all(), kind.name
 
 
 def test_one_length_for_all_parts():
