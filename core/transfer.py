@@ -127,14 +127,15 @@ def apply(model: GPT, transfer: Transfer) -> Report:
         generator = torch.Generator().manual_seed(int(key))
         controlled = _controlled(source.model, transfer.control, generator)
         copied = {None: "copied", "shuffle_weights": "shuffled", "reinit": "re-drawn"}[transfer.control]
-        for name in (name for name in parameters if belongs(name, part.components)):
+        taken = [name for name in parameters if belongs(name, part.components)]
+        if not taken:
+            raise UserError(f"{part.key}: nothing was copied; name at least one of {', '.join(PATTERNS)}")
+        for name in taken:
             if name in values:
                 raise UserError(f"{part.key}: {name} would be taken from {report.fates[name].source}, too")
             how = transfer.embedding
             values[name], became = _value(name, parameters[name], controlled, how, copied, generator, part)
             report.fates[name] = Fate(became, str(source.path))
-    if transfer.parts and not values:
-        raise UserError(f"{transfer.parts[0].key}: nothing was copied; name at least one of {', '.join(PATTERNS)}")
     with torch.no_grad():
         for name, value in values.items():
             parameters[name].copy_(value)

@@ -130,6 +130,18 @@ def test_partial_matching_keeps_the_rows_there_are(tmp_path):
         assert torch.equal(matrix[12:], source.wte.weight.mean(dim=0).expand(8, 16))
 
 
+@pytest.mark.parametrize("how", ["average", "partial_matching", "retain"])
+def test_a_tied_target_has_the_embedding_for_its_projection(tmp_path, how):
+    source = trained(tied=False)
+    saved(source, tmp_path)
+    new = model(1, tied=True)
+    report = apply(new, Transfer([take(tmp_path, "everything")], embedding=how))
+    expected = source.wte.weight.mean(dim=0).expand(12, 16) if how == "average" else source.wte.weight
+    assert torch.equal(new.wte.weight, expected)
+    assert new.head.weight is new.wte.weight
+    assert "head.weight" not in report.fates
+
+
 @pytest.mark.parametrize("positions", [10, 30])
 def test_positions_that_both_have_are_copied(tmp_path, positions):
     source = trained()
@@ -302,6 +314,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path):
 def test_nothing_copied_nothing_trained_and_twice_the_same_are_refused(tmp_path):
     part = saved(trained(), tmp_path)
     assert "nothing was copied" in refused(Transfer([take(tmp_path)]))
+    assert "nothing was copied" in refused(Transfer([take(tmp_path, "attn"), take(tmp_path)]))
     assert "would be taken from" in refused(Transfer([take(tmp_path, "attn"), take(tmp_path, "heads")]))
     assert "nothing is left to be trained" in refused(Transfer([part], trained=[]))
 

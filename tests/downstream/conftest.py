@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -54,7 +53,3 @@ def pretrained(tmp_path):
         return folder
 
     return pretrained
-
-
-def summary(run: Path) -> dict:
-    return json.loads((run / "summary.json").read_text())
