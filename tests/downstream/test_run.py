@@ -81,6 +81,17 @@ def test_attention_of_one_checkpoint_and_mlp_of_another(pretrained):
         assert source is None or torch.equal(parameter, weights(source)[name]), name
 
 
+def test_an_earlier_file_is_read_once_its_heads_are_told(train, pretrained, tmp_path):
+    source = pretrained()
+    torch.save({"model": hf.weights_to_hf(hf.load(source)), "step": 2500}, tmp_path / "set_model.pth")
+    ends = [
+        train(name, pretrained_model_path=path, n_head=4)
+        for name, path in (("folder", source), ("file", tmp_path / "set_model.pth"))
+    ]
+    folder, file = (weights(end / "checkpoint-20") for end in ends)
+    assert all(torch.equal(folder[name], file[name]) for name in folder)
+
+
 @pytest.mark.parametrize("control", ["shuffle_weights", "reinit"])
 def test_controls_reach_the_model(train, pretrained, control):
     folder = train(pretrained_model_path=pretrained(), transfer_control=control)
