@@ -33,7 +33,7 @@ class Exam:
     Calling it gives `loss`, `accuracy` and `exact_match` over all tokens of the answers, as `core.evaluate` says;
     `documented_accuracy`, over the positions that the earlier system scored; for each accuracy and for `exact_match` a
     `_floor`, the score of the best constant guess: at each place of the answer, or for the whole answer, what is most
-    frequent in training; and the floors that the task itself knows of.
+    frequent in training; and the floors that the task itself knows of. `questions` is how many were asked.
     """
 
     def __init__(self, task: Question, seed: int, split: str, examples: int, batch_size: int, world: World):
@@ -45,6 +45,7 @@ class Exam:
         earlier, _ = constant_guess(task.documented(seen), documented)
         self.floors = {"accuracy_floor": token, "exact_match_floor": whole, "documented_accuracy_floor": earlier}
         self.floors |= task.floors(batch)
+        self.size = len(batch.input_ids)
         self._answers = Evaluation.of_batch(batch, batch_size, world)
         is_other = not torch.equal(batch.targets, documented.targets)
         self._documented = Evaluation.of_batch(documented, batch_size, world) if is_other else None
@@ -52,7 +53,7 @@ class Exam:
     def __call__(self, model: GPT) -> dict[str, float]:
         metrics = self._answers(model)
         earlier = self._documented(model) if self._documented else metrics
-        return {**metrics, "documented_accuracy": earlier["accuracy"], **self.floors}
+        return {"questions": self.size, **metrics, "documented_accuracy": earlier["accuracy"], **self.floors}
 
 
 def distinct(batch: Batch) -> Batch:

@@ -18,7 +18,7 @@ from core.trainer import Definition, Phase, Settings
 from downstream.algorithmic_tasks.config import MAY_GROW, AlgorithmicConfig
 from downstream.algorithmic_tasks.exam import Exam, QuestionSource
 
-LABELS = ("split",)
+LABELS = ("split", "questions")
 
 
 def train(config: AlgorithmicConfig) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def test_questions_drawn_twice_are_measured_once():
     batch = distinct(TaskSource(task, 0).batch("test", 0, 4000))
     assert 4 <= len(batch.input_ids) <= 20
     assert len(set(map(tuple, batch.input_ids.tolist()))) == len(batch.input_ids)
+    exam = Exam(task, 0, "test", 4000, 1000, World())
+    assert exam(model_for(task))["questions"] == len(batch.input_ids)
 
 
 @pytest.mark.parametrize("name", ["forwardaddition_1_2", "condattendstream_2", "sorting_1_3"])
