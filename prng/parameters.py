@@ -47,21 +47,32 @@ def choose(
 
     No a (and no c) is trained on under one modulus and tested under another. Raises UserError if a modulus has too few.
     """
-    trained: tuple[set[int], set[int]] = (set(), set())  # a and c, over all moduli so far
-    tested: tuple[set[int], set[int]] = (set(), set())
-    chosen = []
-    for number, m in enumerate(moduli):
-        rng = np.random.default_rng([seed, number])  # as many streams as moduli
-        values = []
-        for which, kind, banned in [(0, "a", excluded.a), (1, "c", excluded.c)]:
-            pool = _Pool(m, kind, rng)
-            for_test = pool.take(test[which], banned | trained[which], f"n_test_{kind}")
-            for_train = pool.take(train[which], banned | tested[which] | set(for_test), f"n_{kind}")
-            trained[which].update(for_train)
-            tested[which].update(for_test)
-            values.append((tuple(for_train), tuple(for_test)))
-        chosen.append(Parameters(m, values[0][0], values[1][0], values[0][1], values[1][1]))
-    return chosen
+    streams = [np.random.default_rng([seed, number]) for number in range(len(moduli))]
+    a = _split("a", moduli, streams, train[0], test[0], excluded.a)
+    c = _split("c", moduli, streams, train[1], test[1], excluded.c)
+    return [Parameters(m, a[i][0], c[i][0], a[i][1], c[i][1]) for i, m in enumerate(moduli)]
+
+
+def _split(
+    kind: str,
+    moduli: Sequence[int],
+    streams: Sequence[np.random.Generator],
+    train: int,
+    test: int,
+    banned: frozenset[int],
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Values of a or of c to train on and to test on, for each modulus."""
+    trained: set[int] = set()  # under any of the moduli so far
+    tested: set[int] = set()
+    parts = []
+    for m, rng in zip(moduli, streams, strict=True):
+        pool = _Pool(m, kind, rng)
+        for_test = pool.take(test, banned | trained, f"n_test_{kind}")
+        tested.update(for_test)
+        for_train = pool.take(train, banned | tested, f"n_{kind}")
+        trained.update(for_train)
+        parts.append((tuple(for_train), tuple(for_test)))
+    return parts
 
 
 def has_full_period(m: int, a: int, c: int) -> bool:

@@ -123,12 +123,15 @@ def draw_moduli(points: dict[str, list[tuple[int, int]]], path: Path, threshold:
             label = kind
             if len(set(moduli)) > 1:
                 exponent, scale = fitted_exponent(moduli, needed)
-                label = f"{kind}: {scale:.2g} m^{exponent:.2f}"
+                label = f"{kind}: {scale:.2g} m^{exponent:.2f} ({len(set(moduli))} moduli)"
                 ends = np.array([float(moduli[0]), float(moduli[-1])])
                 axis.plot(ends, scale * ends**exponent, color=f"C{number}", linewidth=1)
             axis.plot([float(m) for m in moduli], needed, "o", color=f"C{number}", label=label)
         axis.set_xscale("log", base=2)
         axis.set_yscale("log", base=2)
+        every = {int(needed) for pairs in points.values() for _, needed in pairs}
+        axis.set_yticks(sorted(every), labels=map(str, sorted(every)))
+        axis.minorticks_off()
         axis.set_ylabel(f"first number with accuracy {threshold:g}")
 
     return draw_panels([panel], path, title=f"needed context, {UNSEEN}", across="modulus")
