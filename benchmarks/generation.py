@@ -23,7 +23,7 @@ from prng.generators import Generator
 from prng.parameters import Excluded, choose
 from prng.source import Format, Grid, Mixture
 
-PACKAGES = ("procedural_data",)
+PACKAGES = ("procedural_data", "downstream.algorithmic_tasks.tasks")
 SECONDS_PER_ROUND = 0.02  # many blocks of the fast tasks, so that a second draw here and there is part of the price
 BARS = {  # tokens per second on one core, at the documented sizes
     "sort": 100e6,
@@ -35,6 +35,11 @@ BARS = {  # tokens per second on one core, at the documented sizes
     "stack": 10e6,
     "dyck": 10e6,
     "dyck_shuffle": 10e6,
+    "forwardaddition": 10e6,
+    "additionstream": 10e6,
+    "multiplication": 10e6,
+    "condattendstream": 10e6,
+    "sorting": 10e6,
     "xslrr": 40e6,
 }
 
@@ -102,7 +107,7 @@ def _timed(make: Callable[[], Any]) -> float:
 
 
 COLUMNS = {
-    "task": 14,
+    "task": 16,
     "set-up ms": 9,
     "block": 10,
     "ms/block": 8,

@@ -6,6 +6,7 @@ training, stand beside it in `position_parts.safetensors`.
 """
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,13 @@ def load(folder: Path) -> GPT:
     try:
         config = config_from_hf(json.loads((folder / "config.json").read_text()))
         weights = read_weights(folder)
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise UnreadableModel(f"{folder} holds no readable model: {error}") from error
-    except (ValueError, KeyError) as error:
+    except UnreadableModel:
+        raise
+    except KeyError as error:
+        raise UnreadableModel(f"{folder}/config.json: {error} is missing") from error
+    except (ValueError, TypeError, AttributeError) as error:
         raise UnreadableModel(f"{folder}/config.json: {error}") from error
     model = GPT(config)
     load_weights(model, weights, folder)
@@ -105,14 +110,37 @@ def load_grown(model: GPT, folder: Path) -> int:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Every tensor that `save` wrote, under the names it has there."""
-    parts = folder / POSITION_PARTS
-    return load_file(folder / "model.safetensors") | (load_file(parts) if parts.exists() else {})
+    """Every tensor that `save` or `transformers` wrote, in one file or several, under the names it has there."""
+    whole, index, old = (folder / n for n in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"))
+    if whole.exists() or not (index.exists() or old.exists()):
+        parts = folder / POSITION_PARTS
+        return load_file(whole) | (load_file(parts) if parts.exists() else {})
+    if index.exists():
+        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return {name: tensor for file in files for name, tensor in load_file(folder / Path(file).name).items()}
+    weights = read_pickled(old)
+    if not isinstance(weights, dict):
+        raise UnreadableModel(f"{old} holds {type(weights).__name__}, not named tensors")
+    return weights
+
+
+def read_pickled(path: Path) -> Any:
+    """What `torch.save` wrote, read without running any code in it. Raises UnreadableModel in one line."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may fail in any way
+        text = str(error)
+        reason = "it holds more than tensors and plain values" if "weights_only" in text else text.partition("\n")[0]
+        raise UnreadableModel(f"{path} holds no readable model: {reason or type(error).__name__}") from error
 
 
 def load_weights(model: GPT, weights: dict[str, Tensor], source: Path) -> None:
     """Copies tensors in the layout of `transformers` into the model; raises UnreadableModel unless all of them fit."""
-    own = weights_from_hf(weights, model.config)
+    fill(model, weights_from_hf(weights, model.config), source)
+
+
+def fill(model: GPT, own: dict[str, Tensor], source: Path) -> None:
+    """Copies tensors under our own names (without a tied head) into the model; raises UnreadableModel as above."""
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     found = {name: tuple(tensor.shape) for name, tensor in own.items()}
     wrong = [f"{n} is {found.get(n, 'missing')}, not {s}" for n, s in expected.items() if found.get(n) != s]
@@ -120,6 +148,11 @@ def load_weights(model: GPT, weights: dict[str, Tensor], source: Path) -> None:
     if wrong:
         raise UnreadableModel(f"{source}: {'; '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}")
     model.load_state_dict(own, strict=False)  # checked above; a tied head is not in `own`
+
+
+def unwrapped(name: str) -> str:
+    """The name a parameter has without `torch.compile` and DistributedDataParallel around its module."""
+    return re.sub(r"(^|(?<=\.))(_orig_mod|module)\.", "", name)
 
 
 def config_to_hf(config: GPTConfig) -> dict[str, Any]:
@@ -206,6 +239,7 @@ def weights_from_hf(weights: dict[str, Tensor], config: GPTConfig) -> dict[str, 
     names = {_name_to_hf(name, config): name for name in GPT(_smallest_like(config)).state_dict()}
     own = {}
     for theirs, tensor in weights.items():
+        theirs = unwrapped(theirs)
         if theirs.endswith((".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", ".attention.bias")):
             continue
         if config.tokens_per_number > 1 and theirs in PARTS_OF_POSITIONS:

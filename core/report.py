@@ -1,6 +1,5 @@
 """What a run says when it has ended."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ def report(run_dir: Path, summary: dict[str, Any], plots: Sequence[Path], labels
 
 
 def table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> str:
-    """Metrics as aligned columns, a line for each row: what `labels` name, then every number."""
+    """Metrics as aligned columns, a line for each row: what `labels` name, as far as any has it, then every number."""
     numbers = dict.fromkeys(key for row in rows for key, value in row.items() if isinstance(value, float))
-    columns = [*labels, *numbers]
-    lines = [columns] + [[_cell(row.get(column, math.nan)) for column in columns] for row in rows]
+    columns = [*(label for label in labels if any(label in row for row in rows)), *numbers]
+    lines = [columns] + [[_cell(row.get(column, "")) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 

@@ -1,5 +1,7 @@
 """The keys that every training command has, and what any of them does with its keys."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -8,7 +10,7 @@ import torch
 from pydantic import Field
 
 from core import checkpoint, tracking
-from core.config import Config, Schema, resolve
+from core.config import Config, Schema, home, resolve
 from core.distributed import pick_device
 from core.errors import UserError
 from core.trainer import Settings
@@ -54,6 +56,11 @@ class RunConfig(Config, ABC):
         fields = type(self).model_fields
         return self.model_dump(include={n for n, f in fields.items() if f.json_schema_extra != FREE} - self.cut)
 
+    def digest(self) -> str:
+        """Eight characters that differ between runs that must not share a folder."""
+        text = json.dumps(self.identity(world_size=1), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
     def settings(self, device: torch.device, **further: Any) -> Settings:
         on_gpu = device.type == "cuda"
         return Settings(
@@ -78,6 +85,36 @@ class RunConfig(Config, ABC):
             (self.run_dir / ".lock").touch()
         except OSError as error:
             raise UserError(f"{self.folder_key}: {self.run_dir} cannot be written: {error.strerror}") from error
+
+
+class SavedRunConfig(RunConfig):
+    """The keys of commands whose run lies in `save_dir/run_name`."""
+
+    save_dir: str = free(..., min_length=1, description="folder of the run; checkpoints are save_dir/checkpoint-N")
+    run_name: str | None = free(None, description="subfolder of save_dir for this run")
+    wandb_enable: bool = free(False, description="log to Weights & Biases as well")
+    wandb_project: str = free("procedural_pretraining", description="its project")
+    wandb_name: str | None = free(None, description="its name for the run")
+    wandb_mode: Literal["online", "offline"] = free("online", description="offline: to files that wandb sync uploads")
+    resume_run_id: str | None = free(None, description="W&B id of the run to go on with")
+
+    @property
+    def run_dir(self) -> Path:
+        return home(self.save_dir) / (self.run_name or "")
+
+    @property
+    def wandb(self) -> dict[str, Any] | None:
+        if not self.wandb_enable:
+            return None
+        resume = {"id": self.resume_run_id, "resume": "must"} if self.resume_run_id else {}
+        return {
+            "project": self.wandb_project,
+            "name": self.wandb_name,
+            "mode": self.wandb_mode,
+            "dir": str(self.run_dir),
+            "config": self.model_dump(),
+            **resume,
+        }
 
 
 def check_device(device: str | int) -> None:

@@ -118,7 +118,9 @@ class Tracker:
         self._file.write(json.dumps(where | values, allow_nan=False) + "\n")
         self._file.flush()
         if self._wandb is not None:
-            group = "/".join(str(v) for k, v in where.items() if k in ("split", "seq_length", "generator", "cell"))
+            group = "/".join(
+                str(v) for k, v in where.items() if k in ("split", "seq_length", "part", "generator", "cell")
+            )
             self._wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=where["step"])
 
     def flush(self) -> None:

@@ -56,6 +56,7 @@ class Settings:
     patience: int | None = None  # evaluations without a lower validation loss before the run ends
     workers: int = 1  # threads that make batches ahead
     resume: bool = False
+    starts_blind: bool = True  # untrained weights: a first loss far above that of a blind guess is a mistake
     pad_token: int | None = None  # for the saved config.json
     wandb: dict[str, Any] | None = None  # arguments of wandb.init
 
@@ -238,7 +239,8 @@ class Run:
                 self.fail(f"loss is {loss / targets:g} and gradient norm {norm:g} at step {step}")
         self.unread = []
         vocabulary = math.log(self.model.config.num_tokens)
-        if first == 1 and rows[0][0] / self.state.window[0][1] > 2 * vocabulary + 2:
+        is_first = first == 1 and self.settings.starts_blind
+        if is_first and rows[0][0] / self.state.window[0][1] > 2 * vocabulary + 2:
             loss = rows[0][0] / self.state.window[0][1]
             self.fail(f"first loss is {loss:.2f} nats, far above ln(vocabulary) = {vocabulary:.2f} of a blind guess")
 

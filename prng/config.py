@@ -1,7 +1,5 @@
 """The keys of a run: on one modulus (`TrainConfig`), or on a curriculum of several (`CurriculumConfig`)."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
@@ -207,8 +205,7 @@ class PrngConfig(RunConfig):
         """Type, moduli, and a hash of all keys that define the run: `XSLRR_m262144_3fa4b21c`."""
         moduli = [f"2pow{m.bit_length() - 1}" if m > 2**32 and m & (m - 1) == 0 else str(m) for m, _ in self.widths]
         span = moduli[0] if len(moduli) == 1 else f"{moduli[0]}-{moduli[-1]}"
-        digest = hashlib.blake2b(json.dumps(self.identity(1), sort_keys=True).encode(), digest_size=4).hexdigest()
-        return f"{self.type}_m{span[:80]}_{digest}"
+        return f"{self.type}_m{span[:80]}_{self.digest()}"
 
     @property
     def wandb(self) -> dict[str, Any] | None:

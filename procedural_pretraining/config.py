@@ -1,24 +1,30 @@
 """The keys of a pretraining run: those below, and the parameters of the task that `task` names."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
-from core.config import Config, home, problems
+from core.config import Config, problems
 from core.model import GPTConfig, parse_size
-from core.run_config import RunConfig, free
+from core.run_config import SavedRunConfig, free
 from core.schedule import Shape
 from core.task import Task, task_class
+from procedural_data._shuffled import Shuffled
 
 PACKAGE = "procedural_data"
 MAY_GROW = ("max_steps", "epochs")
 
 
-class PretrainingConfig(RunConfig):
+class PretrainingConfig(SavedRunConfig):
     cut: ClassVar[frozenset[str]] = frozenset({"batch_size", "gradient_accumulation_steps"})
 
     task: str = Field(description="file in procedural_data/, such as sort; its own parameters are keys as well")
+
+    shuffle_tokens: bool = Field(
+        False,
+        description="a control: the tokens of each example, pads apart, in random order, in training and evaluation",
+    )
 
     gpt2_size: str = Field("2_4_16", description="layers_heads_width of the model, such as 12_12_768")
     positions: Literal["learned", "rope"] = Field("learned", description="GPT-2's learned positions, or rotary ones")
@@ -56,17 +62,10 @@ class PretrainingConfig(RunConfig):
     curriculum_step_epochs: int = Field(0, ge=0, description="epochs that each length is kept at least")
     stop_at_mastery: bool = Field(False, description="end the run when the final seq_length is mastered")
 
-    save_dir: str = free(..., min_length=1, description="folder of the run; checkpoints are save_dir/checkpoint-N")
-    run_name: str | None = free(None, description="subfolder of save_dir for this run")
     save_every_steps: int = free(500, ge=1, description="updates between checkpoints; the last update is always saved")
     save_steps: list[Annotated[int, Field(ge=1)]] = free(
         [], description="further updates to save, whatever save_total_limit"
     )
-    wandb_enable: bool = free(False, description="log to Weights & Biases as well")
-    wandb_project: str = free("procedural_pretraining", description="its project")
-    wandb_name: str | None = free(None, description="its name for the run")
-    wandb_mode: Literal["online", "offline"] = free("online", description="offline: to files that wandb sync uploads")
-    resume_run_id: str | None = free(None, description="W&B id of the run to go on with")
 
     @field_validator("task")
     @classmethod
@@ -99,26 +98,16 @@ class PretrainingConfig(RunConfig):
     def eval_every(self) -> int:
         return self.eval_every_steps or self.save_every_steps
 
-    @property
-    def run_dir(self) -> Path:
-        return home(self.save_dir) / (self.run_name or "")
-
     def task_at(self, seq_length: int | None = None) -> Task:
         """The task, at another length if one is given. Raises ValueError in words."""
         kind = task_class(PACKAGE, self.task)
         parameters = {name: getattr(self, name) for name in kind.model_fields}
         parameters |= {} if seq_length is None else {"seq_length": seq_length}
         try:
-            return kind(**parameters)
+            task = kind(**parameters)
         except ValidationError as error:
             raise ValueError("; ".join(problems(error, kind, parameters))) from error
-
-    @property
-    def first_length(self) -> int:
-        """Where the length curriculum begins."""
-        if self.curriculum_start is not None:
-            return self.curriculum_start
-        return next((n for n in range(2, self.final_length + 1) if self._is_possible(n)), self.final_length)
+        return Shuffled(of=task) if self.shuffle_tokens else task
 
     def _is_possible(self, seq_length: int) -> bool:
         try:
@@ -128,18 +117,25 @@ class PretrainingConfig(RunConfig):
         return True
 
     @property
-    def final_length(self) -> int:
-        return self.task_at().model_dump()["seq_length"]
+    def final_length(self) -> int | None:
+        """None for a mixture of tasks that have a seq_length each."""
+        return getattr(self, "seq_length", None)
 
     @property
-    def training_lengths(self) -> list[int]:
+    def curriculum(self) -> list[int]:
         """Every seq_length that is trained on, ascending. Raises ValueError if the curriculum cannot be."""
-        if not self.use_curriculum:
-            return [self.final_length]
-        first, last = self.first_length, self.final_length
+        last, first = self.final_length, self.curriculum_start
+        if last is None:
+            raise ValueError("use_curriculum needs one seq_length for all parts of the mixture; set seq_length")
+        if first is None:
+            first = next((n for n in range(2, last + 1) if self._is_possible(n)), last)
         if first > last:
             raise ValueError(f"curriculum_start is {first}, longer than the final seq_length {last}")
         return [*range(first, last, self.curriculum_step_size), last]
+
+    @property
+    def training_lengths(self) -> Sequence[int | None]:
+        return self.curriculum if self.use_curriculum else [self.final_length]
 
     @property
     def model_shape(self) -> GPTConfig:
@@ -163,20 +159,6 @@ class PretrainingConfig(RunConfig):
     def identity(self, world_size: int) -> dict[str, Any]:
         examples = self.batch_size * self.gradient_accumulation_steps * world_size
         return {**super().identity(world_size), "eval_every_steps": self.eval_every, "examples_per_update": examples}
-
-    @property
-    def wandb(self) -> dict[str, Any] | None:
-        if not self.wandb_enable:
-            return None
-        resume = {"id": self.resume_run_id, "resume": "must"} if self.resume_run_id else {}
-        return {
-            "project": self.wandb_project,
-            "name": self.wandb_name,
-            "mode": self.wandb_mode,
-            "dir": str(self.run_dir),
-            "config": self.model_dump(),
-            **resume,
-        }
 
 
 class _WithoutTask(PretrainingConfig):

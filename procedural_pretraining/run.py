@@ -7,19 +7,19 @@ from core import hf, plots, trainer
 from core.config import domain, home
 from core.distributed import World, join
 from core.errors import UserError
-from core.evaluate import Evaluation, Slices
+from core.evaluate import Evaluation, Slices, by_group
 from core.model import GPT
 from core.report import report, table
 from core.run_config import check_device, of_checkpoint
 from core.schedule import factor
 from core.source import TaskSource
-from core.split import TooFewPrompts, draw_block
+from core.split import draw_block
 from core.task import task_class, task_names
 from core.trainer import Definition, Phase, Settings
 from procedural_pretraining.config import MAY_GROW, PACKAGE, EvaluationConfig, PretrainingConfig, schema
 from procedural_pretraining.length_curriculum import LengthCurriculum
 
-LABELS = ("seq_length",)
+LABELS = ("seq_length", "part")
 
 
 def train(config: PretrainingConfig) -> dict[str, Any]:
@@ -50,12 +50,10 @@ def rehearse(config: PretrainingConfig) -> None:
 
 
 def check_splits(config: PretrainingConfig) -> None:
+    """Raises UserError if there are too few prompts to be divided."""
     trained = [(length, split) for length in config.training_lengths for split in ("train", "validation")]
     for length, split in [*trained, *((length, "validation") for length in config.eval_lengths)]:
-        try:
-            draw_block(config.task_at(length), config.seed, split, 0)
-        except TooFewPrompts as error:
-            raise UserError(str(error)) from error
+        draw_block(config.task_at(length), config.seed, split, 0)
 
 
 def build(config: PretrainingConfig, world: World) -> tuple[GPT, TaskSource, list[Phase], Settings]:
@@ -84,11 +82,10 @@ def build(config: PretrainingConfig, world: World) -> tuple[GPT, TaskSource, lis
 
 
 def build_source(config: PretrainingConfig, world: World) -> TaskSource:
-    task = config.task_at()
     if not (config.use_curriculum or config.stop_at_mastery):
-        return TaskSource(task, config.seed)
+        return TaskSource(config.task_at(), config.seed)
     return LengthCurriculum(
-        task,
+        config.task_at,
         config.seed,
         config.training_lengths,
         config.curriculum_mastery_threshold,
@@ -99,24 +96,31 @@ def build_source(config: PretrainingConfig, world: World) -> TaskSource:
 
 
 class LengthTable:
-    """Validation at the length now trained on, and at each of `eval_lengths`."""
+    """Validation at the length now trained on, and at each of `eval_lengths`; of a mixture, also by part."""
 
     def __init__(self, config: PretrainingConfig, source: TaskSource, world: World):
-        def evaluation(length: int) -> Evaluation:
-            task = config.task_at(length)
-            examples = config.eval_examples
-            return Evaluation.of_task(task, config.seed, "validation", examples, config.batch_size, world)
+        def evaluations(length: int | None) -> dict[str, Evaluation]:
+            return by_group(
+                config.task_at(length), config.seed, "validation", config.eval_examples, config.batch_size, world
+            )
 
-        self._at = lru_cache(1 + len(config.eval_lengths))(evaluation)  # a length that was outgrown is not kept
-        self._source, self._lengths = source, config.eval_lengths
+        self._at = lru_cache(1 + len(config.eval_lengths))(evaluations)  # a length that was outgrown is not kept
+        self._source, self._config = source, config
 
     def __call__(self, model: GPT) -> Slices:
-        current = self._source.task.model_dump()["seq_length"]
-        slices = [({"split": "validation", "seq_length": current}, self._at(current)(model))]
-        for length in self._lengths:
-            where = {"split": "validation", "slice": "length", "seq_length": length}
-            slices.append((where, self._at(length)(model)))
+        source = self._source
+        current = source.length if isinstance(source, LengthCurriculum) else self._config.final_length
+        slices = [*self._measure(model, current, {"split": "validation"})]
+        for length in self._config.eval_lengths:
+            slices += self._measure(model, length, {"split": "validation", "slice": "length"})
         return slices
+
+    def _measure(self, model: GPT, length: int | None, where: dict[str, int | str]) -> Slices:
+        where = where | ({} if length is None else {"seq_length": length})
+        return [
+            (where | ({"slice": "part", "part": part} if part else {}), measure(model))
+            for part, measure in self._at(length).items()
+        ]
 
 
 def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
@@ -135,11 +139,11 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
             if task.block_size > model.config.n_positions:
                 has = model.config.n_positions
                 raise UserError(f"eval_lengths: {length} needs {task.block_size} positions, the model has {has}")
-            try:
-                measure = Evaluation.of_task(task, run.seed, config.split, config.examples, config.batch_size, world)
-            except TooFewPrompts as error:
-                raise UserError(str(error)) from error
-            rows.append({"split": config.split, "seq_length": length, **measure(model)})
+            where = {"split": config.split} | ({} if length is None else {"seq_length": length})
+            for part, measure in by_group(
+                task, run.seed, config.split, config.examples, config.batch_size, world
+            ).items():
+                rows.append({**where, **({"part": part} if part else {}), **measure(model)})
     world.say(table(rows, LABELS))
     return rows
 

@@ -11,6 +11,7 @@ MAY_IMPORT = {  # package -> those of ours that it may import, beside itself
     "procedural_data": {"core"},
     "procedural_pretraining": {"core", "procedural_data"},
     "prng": {"core"},
+    "downstream": {"core"},
 }
 
 
