@@ -14,15 +14,15 @@ import torch
 import yaml
 from small_runs import flags, metrics
 
-from core import checkpoint, trainer
+from core import checkpoint, evaluate, trainer
 from core.config import resolve
 from core.distributed import World
-from core.evaluate import Evaluation
 from core.model import GPT
 from core.schedule import factor
 from core.tracking import read_metrics
 from procedural_data.set import Set
 from procedural_pretraining import cli
+from procedural_pretraining import run as pretraining
 from procedural_pretraining.config import schema
 from procedural_pretraining.length_curriculum import LengthCurriculum
 from procedural_pretraining.run import LengthTable
@@ -105,12 +105,17 @@ def test_patience_ends_a_run_that_does_not_improve(train):
 def test_only_the_examples_of_lengths_still_measured_are_kept_in_memory():
     keys = dict(zip(*[iter(word.removeprefix("--") for word in flags(save_dir="x"))] * 2, strict=True))
     config = resolve(schema, None, keys | {"use_curriculum": "true", "eval_lengths": "3"})
-    task, model = config.task_at(2), GPT(config.model_shape)
-    source = LengthCurriculum(task, 42, [2, 4, 6], 0.0, 0, False, lambda text: None)
+    model = GPT(config.model_shape)
+    source = LengthCurriculum(config.task_at, 42, [2, 4, 6], 0.0, 0, False, lambda text: None)
     table, kept = LengthTable(config, source, World()), weakref.WeakSet()
-    of_task = Evaluation.of_task
+
+    def by_group(*arguments):
+        made = evaluate.by_group(*arguments)
+        kept.update(made.values())
+        return made
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Evaluation, "of_task", lambda *arguments: kept.add(made := of_task(*arguments)) or made)
+        patch.setattr(pretraining, "by_group", by_group)
         for step in (1, 2, 3):
             table(model)
             source.on_evaluation(step, {"accuracy": 1.0})
