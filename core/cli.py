@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from core import config
 from core.errors import CommandError, UserError
 
 HELP_FLAGS = ("--help", "-h")
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # PyTorch's words, on a GPU and on a CPU
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ def run_verbs(verbs: dict[str, Verb], argv: list[str] | None, *, doc: str, defau
         return _report(error.problems, error.status)
     except KeyboardInterrupt:
         return _report(("interrupted",), 130)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        reason = str(error).strip().partition("\n")[0] or "an allocation failed"
+        return _report((f"out of memory: {reason}. Use a smaller batch_size or a smaller model",), 1)
     return 0
 
 

@@ -115,10 +115,10 @@ def train(
             run.measure()
         for phase, step in run.remaining():
             stop_status = run.update(batches.take(run.state.step), phase.lr(step), stop.status)
-            if run.is_due(settings.log_every):
-                run.log(phase.lr(step))
             if run.is_due(settings.eval_every) and run.measure_and_judge() is Verdict.CHANGED:
                 batches.restart(run.state.step)
+            if run.is_due(settings.log_every):  # after the evaluation, which may find that this was the last update
+                run.log(phase.lr(step))
             if run.is_save_due() or stop_status:
                 run.save()
             if stop_status and not run.is_done():
@@ -421,9 +421,15 @@ def rehearse(model: GPT, plan: Sequence[Phase], settings: Settings, world: World
         "seconds per update": f"{seconds:.4f} ({tokens / seconds:,.0f} tokens/s)",
         "peak " + kind: f"{memory / 2**20:,.0f} MiB",
         "updates": f"{run.total:,}",
-        "expected duration": f"{datetime.timedelta(seconds=round(seconds * run.total))} (h:mm:ss) without evaluation",
+        "expected duration": f"{duration(seconds * run.total)} without evaluation",
     }
     return "\n".join(f"{name:<28}{value}" for name, value in lines.items())
+
+
+def duration(seconds: float) -> str:
+    if seconds > 1e10:
+        return "centuries"
+    return f"{datetime.timedelta(seconds=round(seconds))} (h:mm:ss)"
 
 
 def check_identity(path: Path, saved: dict[str, Any], current: dict[str, Any], may_grow: Sequence[str]) -> None:

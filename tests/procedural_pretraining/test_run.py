@@ -93,6 +93,21 @@ def test_a_full_disk_ends_the_run_in_words_and_loses_nothing(train, monkeypatch,
     assert checkpoint.list_steps(run) == [5, 10, 15, 20]
 
 
+def test_no_training_loss_is_lost_when_an_evaluation_ends_the_run(train):
+    run = train(lr=1e-12, patience=1, max_steps=100, weight_decay=0, eval_every_steps=5, log_every_steps=7)
+    assert [row["step"] for row in metrics(run) if row["split"] == "train"] == [7, 10]
+
+
+def test_a_model_too_large_for_the_memory_ends_in_a_line(train, tmp_path, capsys):
+    train(status=1, gpt2_size="1_1_4000000")
+    assert "error: out of memory" in capsys.readouterr().err
+
+
+def test_a_duration_beyond_all_bounds_is_told():
+    assert trainer.duration(3725) == "1:02:05 (h:mm:ss)"
+    assert trainer.duration(1e18) == "centuries"
+
+
 def test_patience_ends_a_run_that_does_not_improve(train):
     run = train(lr=1e-12, patience=2, max_steps=100, weight_decay=0)
     summary = json.loads((run / "summary.json").read_text())
