@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,6 +100,7 @@ def join(device: str | int = "auto") -> Iterator[World]:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
         dist.destroy_process_group()
+        time.sleep(0.2)  # a thread of gloo's that still holds a tensor when Python ends aborts it (pytorch, PR 179291)
 
 
 class StopSignals:
