@@ -90,6 +90,7 @@ def build(config: PrngConfig, chosen: Sequence[Parameters], world: World) -> tup
         betas=(config.beta1, config.beta2),
         eval_every=config.eval_interval,
         save_every=config.checkpoint_interval if config.save_checkpoints else None,
+        starts_blind=config.pretrained_path is None,
     )
     return build_plan(config, chosen, world), settings
 
