@@ -20,6 +20,12 @@ class Batch(NamedTuple):
             return Batch(self.input_ids[index], self.targets[index])
         return Batch(*(x.index_select(0, index) for x in self))  # four times as fast as x[index]
 
+    def trimmed(self, pad_token: int | None) -> "Batch":
+        """Without the columns at the end that hold nothing but pads."""
+        (used,) = (self.input_ids != (-1 if pad_token is None else pad_token)).any(dim=0).nonzero(as_tuple=True)
+        length = int(used[-1]) + 1 if len(used) else 0
+        return self if length == self.input_ids.shape[1] else Batch(*(x[:, :length].contiguous() for x in self))
+
     def supervised(self) -> "SupervisedBatch":
         """The same batch with its scored positions listed, which the model needs to skip all other logits."""
         flat = self.targets.flatten()
@@ -43,8 +49,19 @@ class SupervisedBatch(NamedTuple):
         return SupervisedBatch(*(x.to(device, non_blocking=True) for x in self)) if device.type == "cuda" else self
 
 
-def concatenate(batches: Sequence[Batch]) -> Batch:
-    """Stacks batches of equal length T."""
+def concatenate(batches: Sequence[Batch], pad_token: int | None = None) -> Batch:
+    """Stacks batches; shorter ones, which only a task with a pad token has, are padded to the longest."""
     if len(batches) == 1:
         return batches[0]
+    length = max(batch.input_ids.shape[1] for batch in batches)
+    batches = [_widened(batch, length, pad_token) for batch in batches]
     return Batch(torch.cat([b.input_ids for b in batches]), torch.cat([b.targets for b in batches]))
+
+
+def _widened(batch: Batch, length: int, pad_token: int | None) -> Batch:
+    missing = length - batch.input_ids.shape[1]
+    if missing == 0:
+        return batch
+    assert pad_token is not None
+    fillers = Batch(*(torch.full((len(batch.input_ids), missing), value) for value in (pad_token, IGNORE)))
+    return Batch(*(torch.cat(pair, dim=1) for pair in zip(batch, fillers, strict=True)))

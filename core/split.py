@@ -61,4 +61,4 @@ def draw_block(task: Task, seed: int, split: str, block: int) -> Batch:
                 f"task {task.name}: {draws:,} draws with {task.model_dump()} gave {found} examples of the {split} "
                 "split. It has too few distinct prompts to be divided: make it longer or its vocabulary larger"
             )
-    return concatenate(parts)
+    return concatenate(parts, task.pad_token)

@@ -1,0 +1,183 @@
+"""What the synthetic tasks share: rows as dictionaries, streams of them, presets by name, batches of ragged rows."""
+
+import difflib
+import itertools
+import operator
+import os
+import random
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.utils.data import IterableDataset, get_worker_info
+
+from core.batch import IGNORE, Batch
+from core.split import draw_block
+from core.task import Task, task_class, task_names
+
+PACKAGE = "synthetic_tasks"
+
+Example = dict[str, Any]
+
+
+class ExampleTask(Task):
+    """A task whose examples are also served one by one, as dictionaries of plain lists.
+
+    A row has `input_ids`, `loss_mask` (1 where a token is to be predicted) and `labels` (the token there, IGNORE
+    elsewhere). Labels stand at the token itself, not before it, as Hugging Face's models expect them. Rows differ in
+    length and carry no pads; in a batch they are padded on the right.
+
+    Parameters come as keywords or as one mapping: `DepoTask({"N": 75, "K": 16})` is `DepoTask(N=75, K=16)`.
+    """
+
+    ragged: ClassVar[bool] = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # settings known by name, for `preset`
+
+    def __init__(self, config: Mapping[str, Any] | None = None, /, **parameters: Any):
+        super().__init__(**{**(config or {}), **parameters})
+
+    @abstractmethod
+    def answer_mask(self, tokens: list[int]) -> list[bool]:
+        """Which tokens are to be predicted, read off one row without pads and recomputed by other means than `sample`.
+
+        Raises ValueError, saying what is wrong, unless the row is one that the task can emit.
+        """
+
+    @property
+    @abstractmethod
+    def pad_token(self) -> int:
+        """Fills a row up on the right; stands nowhere else."""
+
+    def check(self, input_ids: Sequence[int]) -> None:
+        tokens = [operator.index(token) for token in input_ids]
+        while tokens and tokens[-1] == self.pad_token:
+            tokens.pop()
+        self.answer_mask(tokens)
+
+    def prompt(self, batch: Batch) -> np.ndarray:
+        ids = batch.input_ids.numpy()
+        return np.where(ids == self.pad_token, 0, ids)  # zeros at the end do not change the hash of a row
+
+    def batch(self, tokens: np.ndarray, is_target: np.ndarray, lengths: np.ndarray) -> Batch:
+        """From rows (B, W) of which the first `lengths` (B,) tokens count; `is_target` (B, W) marks those to predict.
+
+        Overwrites its arguments beyond the lengths.
+        """
+        longest = int(lengths.max(initial=1))
+        is_fill = np.arange(longest) >= lengths[:, None]
+        input_ids = np.ascontiguousarray(tokens[:, :longest])
+        input_ids[is_fill] = self.pad_token
+        targets = np.full_like(input_ids, IGNORE)
+        scored = is_target[:, 1:longest] & ~is_fill[:, 1:]
+        np.copyto(targets[:, :-1], input_ids[:, 1:], where=scored)
+        return Batch(torch.from_numpy(input_ids), torch.from_numpy(targets))
+
+    # --- Examples one by one
+
+    def example(self, input_ids: Sequence[int], targets: Sequence[int]) -> Example:
+        """One row of a batch as a dictionary."""
+        tokens, labels = list(input_ids), [IGNORE, *targets[:-1]]
+        while tokens[-1] == self.pad_token:
+            tokens.pop()
+        labels = labels[: len(tokens)]
+        return {"input_ids": tokens, "loss_mask": [int(label != IGNORE) for label in labels], "labels": labels}
+
+    def generate_example(self, rng: np.random.Generator | random.Random) -> Example:
+        """The next example that `rng` gives; of any split."""
+        if isinstance(rng, random.Random):
+            rng = np.random.default_rng(rng.getrandbits(128))
+        return self._examples(self.sample(rng, 1))[0]
+
+    def validate_example(self, example: Mapping[str, Any]) -> bool:
+        """Whether the row is one that the task can emit, and its loss mask and labels, where it has them, are right.
+
+        The answer is recomputed from the tokens alone. What stands at the first token does not matter: nothing comes
+        before it from which it could be predicted.
+        """
+        try:
+            tokens = [operator.index(token) for token in example["input_ids"]]
+            mask = self.answer_mask(tokens)
+            expected = {
+                "loss_mask": [int(scored) for scored in mask],
+                "labels": [token if scored else IGNORE for token, scored in zip(tokens, mask, strict=True)],
+            }
+            found = {name: [operator.index(value) for value in example[name]] for name in expected if name in example}
+        except (KeyError, TypeError, ValueError):
+            return False
+        return all(len(row) == len(tokens) and row[1:] == expected[name][1:] for name, row in found.items())
+
+    def iter_examples(self, seed: int, num_examples: int | None = None) -> Iterator[Example]:
+        """The examples that training under `seed` sees, from the first on; without end where no number is given."""
+        numbers = itertools.count() if num_examples is None else range(-(-num_examples // self.examples_per_block))
+        rows = itertools.chain.from_iterable(self._block(seed, number) for number in numbers)
+        return itertools.islice(rows, num_examples)
+
+    def take(self, seed: int, count: int) -> list[Example]:
+        """The first `count` examples of `iter_examples(seed)`."""
+        return list(self.iter_examples(seed, count))
+
+    def iterable(self, seed: int, num_examples: int | None = None) -> "ExampleStream":
+        """The examples of `iter_examples` as a torch dataset whose workers and ranks share them out."""
+        return ExampleStream(self, seed, num_examples)
+
+    def _block(self, seed: int, number: int) -> list[Example]:
+        return self._examples(draw_block(self, seed, "train", number))
+
+    def _examples(self, batch: Batch) -> list[Example]:
+        rows = zip(batch.input_ids.tolist(), batch.targets.tolist(), strict=True)
+        return [self.example(*row) for row in rows]
+
+
+class ExampleStream(IterableDataset[Example]):
+    """Examples shared out over the workers of a DataLoader and the ranks of a job: each comes exactly once.
+
+    A finite stream is cut into one run of neighbours per worker and rank, equal but for one example. An endless one is
+    dealt out block by block, so that nobody draws what another serves. The ranks are those of `torch.distributed`, or
+    of the variables that `torchrun` sets.
+    """
+
+    def __init__(self, task: ExampleTask, seed: int, num_examples: int | None = None):
+        if num_examples is not None and num_examples < 0:
+            raise ValueError(f"num_examples is {num_examples}; it must be at least 0, or null for no end")
+        self.task, self.seed, self.num_examples = task, seed, num_examples
+        self.rank, self.world_size = _rank_and_world_size()  # a worker process may know of no process group
+
+    def __iter__(self) -> Iterator[Example]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        rank, world_size = max(_rank_and_world_size(), (self.rank, self.world_size), key=lambda pair: pair[1])
+        share, shares = rank * workers + number, world_size * workers
+        if self.num_examples is None:
+            for block in itertools.count(share, shares):
+                yield from self.task._block(self.seed, block)
+        else:
+            yield from self._between(share * self.num_examples // shares, (share + 1) * self.num_examples // shares)
+
+    def _between(self, start: int, stop: int) -> Iterator[Example]:
+        n = self.task.examples_per_block
+        for block in range(start // n, -(-stop // n)):
+            first = block * n
+            yield from self.task._block(self.seed, block)[max(start - first, 0) : stop - first]
+
+
+def _rank_and_world_size() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def preset(name: str) -> ExampleTask:
+    """The task that any file of this package knows under `name`, such as `depo1_225` or `mano_13`."""
+    known: dict[str, type[ExampleTask]] = {}
+    for task in task_names(PACKAGE):
+        kind = task_class(PACKAGE, task)
+        assert issubclass(kind, ExampleTask)
+        known |= dict.fromkeys(kind.presets, kind)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"no preset {name!r}; there are {', '.join(known)}.{hint}")
+    return known[name](known[name].presets[name])
