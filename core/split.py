@@ -38,13 +38,15 @@ def split_of(prompts: np.ndarray) -> np.ndarray:
     return np.searchsorted(borders, x / 2.0**64, side="right")
 
 
-def draw_block(task: Task, seed: int, split: str, block: int) -> Batch:
+def draw_block(task: Task, seed: int, split: str, block: int, stream: str | None = None) -> Batch:
     """Examples block * n .. (block + 1) * n - 1 of a split, with n = `task.examples_per_block`.
 
     A pure function of its arguments. Draws of other splits are rejected, which leaves the law of the rest as it was.
+    `stream`, where given, is the fingerprint of another task, whose random numbers are used, so that two variants of
+    a task can be asked about the same things.
     Raises TooFewPrompts where the split is empty.
     """
-    generator = rng.generator(task.fingerprint, seed, split, block)
+    generator = rng.generator(stream or task.fingerprint, seed, split, block)
     number, share = list(SHARES).index(split), SHARES[split]
     n = task.examples_per_block
     parts: list[Batch] = []

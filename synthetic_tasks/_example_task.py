@@ -7,11 +7,12 @@ import os
 import random
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from numba import njit
 from torch.utils.data import IterableDataset, get_worker_info
 
 from core.batch import IGNORE, Batch
@@ -21,6 +22,18 @@ from core.task import Task, task_class, task_names
 PACKAGE = "synthetic_tasks"
 
 Example = dict[str, Any]
+
+
+class Spans(NamedTuple):
+    """Runs of tokens in a batch that are measured on their own, such as the answer to one of several questions.
+
+    Run i is the tokens start[i] .. stop[i] - 1 of row row[i]; the model predicts them from the position before.
+    """
+
+    row: np.ndarray  # int64 (S,)
+    start: np.ndarray  # int64 (S,)
+    stop: np.ndarray  # int64 (S,)
+    kind: np.ndarray  # int64 (S,): what results are grouped by; each task says what it means
 
 
 class ExampleTask(Task):
@@ -62,18 +75,22 @@ class ExampleTask(Task):
         return np.where(ids == self.pad_token, 0, ids)  # zeros at the end do not change the hash of a row
 
     def batch(self, tokens: np.ndarray, is_target: np.ndarray, lengths: np.ndarray) -> Batch:
-        """From rows (B, W) of which the first `lengths` (B,) tokens count; `is_target` (B, W) marks those to predict.
-
-        Overwrites its arguments beyond the lengths.
-        """
-        longest = int(lengths.max(initial=1))
-        is_fill = np.arange(longest) >= lengths[:, None]
-        input_ids = np.ascontiguousarray(tokens[:, :longest])
-        input_ids[is_fill] = self.pad_token
-        targets = np.full_like(input_ids, IGNORE)
-        scored = is_target[:, 1:longest] & ~is_fill[:, 1:]
-        np.copyto(targets[:, :-1], input_ids[:, 1:], where=scored)
+        """From rows (B, W) of which the first `lengths` (B,) tokens count; `is_target` (B, W) marks what is predicted."""
+        shape = len(tokens), int(lengths.max(initial=1))
+        input_ids, targets = np.full(shape, self.pad_token, dtype=np.int64), np.full(shape, IGNORE, dtype=np.int64)
+        _copy(tokens, is_target, lengths, input_ids, targets)
         return Batch(torch.from_numpy(input_ids), torch.from_numpy(targets))
+
+    def spans(self, batch: Batch) -> Spans:
+        """The runs of tokens to measure; here one per row, from the first scored token to the last, of kind 0."""
+        scored = batch.targets.numpy() != IGNORE
+        B, T = scored.shape
+        start, stop = scored.argmax(axis=1) + 1, T - scored[:, ::-1].argmax(axis=1) + 1
+        return Spans(np.arange(B), start, stop, np.zeros(B, dtype=np.int64))
+
+    def _lengths(self, batch: Batch) -> np.ndarray:
+        """Tokens in each row without its pads, int64 (B,)."""
+        return (batch.input_ids.numpy() != self.pad_token).sum(axis=1)
 
     # --- Examples one by one
 
@@ -161,6 +178,18 @@ class ExampleStream(IterableDataset[Example]):
         for block in range(start // n, -(-stop // n)):
             first = block * n
             yield from self.task._block(self.seed, block)[max(start - first, 0) : stop - first]
+
+
+@njit(cache=True, nogil=True)
+def _copy(
+    tokens: np.ndarray, is_target: np.ndarray, lengths: np.ndarray, input_ids: np.ndarray, targets: np.ndarray
+) -> None:
+    """Copies rows of `lengths` tokens, and each that is a target to the position before it."""
+    for row in range(len(tokens)):
+        for t in range(lengths[row]):
+            input_ids[row, t] = tokens[row, t]
+            if t > 0 and is_target[row, t]:
+                targets[row, t - 1] = tokens[row, t]
 
 
 def _rank_and_world_size() -> tuple[int, int]:
