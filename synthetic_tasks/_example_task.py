@@ -75,7 +75,7 @@ class ExampleTask(Task):
         return np.where(ids == self.pad_token, 0, ids)  # zeros at the end do not change the hash of a row
 
     def batch(self, tokens: np.ndarray, is_target: np.ndarray, lengths: np.ndarray) -> Batch:
-        """From rows (B, W) of which the first `lengths` (B,) tokens count; `is_target` (B, W) marks what is predicted."""
+        """From rows (B, W), of which `lengths` (B,) tokens count; `is_target` (B, W) marks those to be predicted."""
         shape = len(tokens), int(lengths.max(initial=1))
         input_ids, targets = np.full(shape, self.pad_token, dtype=np.int64), np.full(shape, IGNORE, dtype=np.int64)
         _copy(tokens, is_target, lengths, input_ids, targets)
