@@ -27,13 +27,9 @@ def split_of(prompts: np.ndarray) -> np.ndarray:
     """The split of each row of int64 (B, P), as an index into SHARES, int64 (B,).
 
     Depends on nothing but the tokens: not on the seed, so that no run's validation prompt is another run's training
-    prompt. The hash is multilinear in the tokens, modulo 2^64, then mixed (the finaliser of SplitMix64; Steele, Lea and
-    Flood, 2014).
+    prompt. The hash is multilinear in the tokens, modulo 2^64, then mixed.
     """
-    x = prompts.view(np.uint64) @ _weights(prompts.shape[1])
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
+    x = rng.mix(prompts.view(np.uint64) @ _weights(prompts.shape[1]))
     borders = np.cumsum(list(SHARES.values()))[:-1]
     return np.searchsorted(borders, x / 2.0**64, side="right")
 

@@ -94,19 +94,19 @@ class ExampleTask(Task):
 
     # --- Examples one by one
 
-    def example(self, input_ids: Sequence[int], targets: Sequence[int]) -> Example:
-        """One row of a batch as a dictionary."""
-        tokens, labels = list(input_ids), [IGNORE, *targets[:-1]]
-        while tokens[-1] == self.pad_token:
-            tokens.pop()
-        labels = labels[: len(tokens)]
-        return {"input_ids": tokens, "loss_mask": [int(label != IGNORE) for label in labels], "labels": labels}
+    def examples(self, batch: Batch) -> list[Example]:
+        """The rows of a batch as dictionaries."""
+        labels = np.full(batch.targets.shape, IGNORE)
+        labels[:, 1:] = batch.targets.numpy()[:, :-1]
+        columns = batch.input_ids.tolist(), (labels != IGNORE).astype(int).tolist(), labels.tolist()
+        rows = zip(*columns, self._lengths(batch).tolist(), strict=True)
+        return [{"input_ids": i[:n], "loss_mask": m[:n], "labels": k[:n]} for i, m, k, n in rows]
 
     def generate_example(self, rng: np.random.Generator | random.Random) -> Example:
         """The next example that `rng` gives; of any split."""
         if isinstance(rng, random.Random):
             rng = np.random.default_rng(rng.getrandbits(128))
-        return self._examples(self.sample(rng, 1))[0]
+        return self.examples(self.sample(rng, 1))[0]
 
     def validate_example(self, example: Mapping[str, Any]) -> bool:
         """Whether the row is one that the task can emit, and its loss mask and labels, where it has them, are right.
@@ -141,11 +141,7 @@ class ExampleTask(Task):
         return ExampleStream(self, seed, num_examples)
 
     def _block(self, seed: int, number: int) -> list[Example]:
-        return self._examples(draw_block(self, seed, "train", number))
-
-    def _examples(self, batch: Batch) -> list[Example]:
-        rows = zip(batch.input_ids.tolist(), batch.targets.tolist(), strict=True)
-        return [self.example(*row) for row in rows]
+        return self.examples(draw_block(self, seed, "train", number))
 
 
 class ExampleStream(IterableDataset[Example]):

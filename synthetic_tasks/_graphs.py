@@ -66,13 +66,13 @@ def split_names(tokens: list[int], symbols: int, shortest: int, longest: int) ->
 
 
 @njit(cache=True, nogil=True)
-def pick_size(rng, cumulative: np.ndarray) -> int:  # type: ignore[no-untyped-def]
+def pick_size(rng, cumulative: np.ndarray) -> int:
     """Nodes of a graph, by `size_chances`."""
     return 3 + np.searchsorted(cumulative, rng.random(), side="right")
 
 
 @njit(cache=True, nogil=True)
-def shuffle(rng, items: np.ndarray, count: int) -> None:  # type: ignore[no-untyped-def]
+def shuffle(rng, items: np.ndarray, count: int) -> None:
     """Puts a uniform choice of `count` items, in uniform order, first (Fisher and Yates)."""
     for i in range(min(count, len(items) - 1)):
         j = i + int(rng.random() * (len(items) - i))
@@ -80,7 +80,7 @@ def shuffle(rng, items: np.ndarray, count: int) -> None:  # type: ignore[no-unty
 
 
 @njit(cache=True, nogil=True)
-def draw_names(rng, count, symbols, shortest, longest, names, lengths) -> None:  # type: ignore[no-untyped-def]
+def draw_names(rng, count, symbols, shortest, longest, names, lengths) -> None:
     """Fills the first `count` rows of `names` (N, longest) and `lengths` (N,) with distinct names in uniform order.
 
     A name has a uniform length and uniform tokens; names are drawn until enough of them differ.
@@ -110,7 +110,7 @@ def draw_names(rng, count, symbols, shortest, longest, names, lengths) -> None: 
 
 
 @njit(cache=True, nogil=True)
-def write_name(out, t, name, length) -> int:  # type: ignore[no-untyped-def]
+def write_name(out, t, name, length) -> int:
     """Writes a name to out[t], out[t + 1], ... and returns where the next token goes."""
     for i in range(length):
         out[t + i] = name[i]

@@ -194,7 +194,7 @@ class BrevoTask(ExampleTask):
 
 
 @njit(cache=True, nogil=True)
-def _write(rng, whole, sizes, max_in, most_edges, multi, ids, tokens, is_target, lengths) -> None:  # type: ignore[no-untyped-def]
+def _write(rng, whole, sizes, max_in, most_edges, multi, ids, tokens, is_target, lengths) -> None:
     """Fills `tokens` and `is_target` (B, W) and `lengths` (B,). `sizes` is cumulative."""
     bos, query, answer, eos = ids
     N = len(sizes) + 2
@@ -232,7 +232,7 @@ def _write(rng, whole, sizes, max_in, most_edges, multi, ids, tokens, is_target,
 
 
 @njit(cache=True, nogil=True)
-def _draw_edges(rng, n, max_in, edges) -> int:  # type: ignore[no-untyped-def]
+def _draw_edges(rng, n, max_in, edges) -> int:
     """Fills in the edges (parent, child) of a graph on 0 .. n - 1, child after child; returns how many they are."""
     roots = 1 + int(rng.random() * ((n - 1) // 4 + 1))
     children = np.zeros(n, dtype=np.int64)
@@ -255,7 +255,7 @@ def _draw_edges(rng, n, max_in, edges) -> int:  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _draw_answer(rng, n, edges, listed) -> int:  # type: ignore[no-untyped-def]
+def _draw_answer(rng, n, edges, listed) -> int:
     """Lists the ancestors of node n - 1, then itself, in a topological order; returns how many they are.
 
     Kahn's algorithm from the node asked for backwards: of the nodes whose needed children are all listed, a uniform one
@@ -290,7 +290,7 @@ def _draw_answer(rng, n, edges, listed) -> int:  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _name_nodes(rng, n, edges, names, lengths) -> None:  # type: ignore[no-untyped-def]
+def _name_nodes(rng, n, edges, names, lengths) -> None:
     """Gives a name of several tokens to each node that occurs in an edge."""
     occurs = np.zeros(n, dtype=np.bool_)
     for e in range(len(edges)):

@@ -223,7 +223,7 @@ class DepoTask(ExampleTask):
 
 
 @njit(cache=True, nogil=True)
-def _write(rng, whole, sizes, hops, most, shape, ids, tokens, is_target, lengths) -> None:  # type: ignore[no-untyped-def]
+def _write(rng, whole, sizes, hops, most, shape, ids, tokens, is_target, lengths) -> None:
     """Fills `tokens` and `is_target` (B, W) and `lengths` (B,). `sizes` is cumulative; a separator of -1 is none."""
     symbols, shortest, longest = shape
     bos, separator, query_base, answer = ids

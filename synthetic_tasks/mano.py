@@ -219,7 +219,7 @@ def _apply(operator: int, left: int, right: int, inverses: np.ndarray) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _write(rng, shortest, longest, operators, inverses, augment, bos, tokens, lengths) -> None:  # type: ignore[no-untyped-def]
+def _write(rng, shortest, longest, operators, inverses, augment, bos, tokens, lengths) -> None:
     """Fills `tokens` (B, 2L + 5) and `lengths` (B,)."""
     p = len(inverses)
     todo, values = np.empty(longest + 1, dtype=np.int64), np.empty(longest + 1, dtype=np.int64)
