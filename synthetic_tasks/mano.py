@@ -28,7 +28,7 @@ class ManoTask(ExampleTask):
     drawn with equal chances.
 
         ManoTask(L=2, value_mod=5, loss="answer")
-        input_ids   <bos> 20 *a 2 + 4 1 24 = 0     2 * (4 + 1) = 0 modulo 5; values are written as they are read
+        input_ids   <bos> 20 <*a> <v2> <+> <v4> <v1> 24 <v0>     2 * (4 + 1) = 0 modulo 5
         loss        every token after the first, or the value at the end alone
 
     "Physics of Language Models: Part 4.1" (Allen-Zhu, 2025, arXiv 2512.17351), with the token ids of its released
