@@ -2,30 +2,35 @@
 
 python -m benchmarks.train_step [--json FILE] [--sizes 12_12_768,2_4_16] [--rounds 7] [--batch_size 64]
 
-All three start from the same weights, and the first loss is checked to be the same. They take turns, in rounds of some
-seconds, so that whatever else the machine does falls on each alike. Data is made within our step, while the other two
-are given batches that lie ready.
+All start from the same weights, and the first loss is checked to be the same. Each has a process of its own, as in real
+use: within one, memory that our loop keeps would be lent to the others. They take turns, in rounds of some seconds, so
+that whatever else the machine does falls on each alike. Data is made within our step, while the other two are given
+batches that lie ready. On a CPU with bf16 arithmetic our loop takes a fourth turn, with `precision: bf16`.
 """
 
 import argparse
 import io
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GPT2LMHeadModel
+from transformers.utils import logging
 
 from benchmarks import report
 from core import hf
 from core.batch import IGNORE, Batch
-from core.distributed import World, join
+from core.distributed import join, pick_device
 from core.model import GPT, GPTConfig, loss_sum, parse_size
 from core.prefetch import Prefetcher
 from core.source import TaskSource
@@ -33,6 +38,7 @@ from core.tracking import Tracker
 from core.trainer import Phase, Run, Settings
 from procedural_data.sort import Sort
 
+TASK = Sort(seq_length=64, vocab_size=100)
 BARS = {  # least ratios of their time to ours: plain loop, earlier settings
     "12_12_768": (1.05, 1.4),
     "4_4_256": (1.2, 2.0),
@@ -41,19 +47,36 @@ BARS = {  # least ratios of their time to ours: plain loop, earlier settings
 GENERATION_BAR = 0.02  # most of our step's time that making its data may take
 SMALLER_BATCHES = {"12_12_768": 8}  # on a CPU, where 64 examples take half a minute
 READY_BATCHES = 16
+WARM_UP_STEPS = 3
 LR, WEIGHT_DECAY, MAX_GRAD_NORM = 5e-4, 0.1, 1.0
 
-Step = Callable[[], object]
+Step = Callable[[], None]
+
+
+class Contest(NamedTuple):
+    """What all contestants are given."""
+
+    folder: Path  # of the initial weights, in the layout of transformers
+    size: str
+    batch_size: int
+    device: str
+    precision: Literal["fp32", "bf16"]
+
+    @property
+    def source(self) -> TaskSource:
+        return TaskSource(TASK, seed=0)
 
 
 @contextmanager
-def ours(model: GPT, source: TaskSource, batch_size: int, world: World, precision: Any) -> Iterator[Step]:
+def ours(contest: Contest, precision: Literal["fp32", "bf16"] | None = None) -> Iterator[Step]:
     """What `core.trainer.train` does for each update: data, update, now and then a line of metrics."""
-    plan = [Phase("sort", source, 10**9, batch_size, lambda step: LR)]
-    settings = Settings(weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_GRAD_NORM, precision=precision)
+    plan = [Phase("sort", contest.source, 10**9, contest.batch_size, lambda step: LR)]
+    chosen = precision or contest.precision
+    settings = Settings(weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_GRAD_NORM, precision=chosen)
     with ExitStack() as stack:
+        world = stack.enter_context(join(contest.device))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        run = Run(model, plan, lambda model: [], settings, folder, world)
+        run = Run(hf.load(contest.folder), plan, lambda model: [], settings, folder, world)
         with redirect_stderr(io.StringIO()):  # the progress bar works, unseen
             run.tracker = stack.enter_context(Tracker(folder, 0, run.total, is_main=True))
         workers = settings.workers
@@ -68,26 +91,42 @@ def ours(model: GPT, source: TaskSource, batch_size: int, world: World, precisio
         yield step
 
 
-def theirs(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch], device: torch.device, precision: str
-) -> Step:
+@contextmanager
+def theirs(contest: Contest, dropout: float, fused: bool) -> Iterator[Step]:
     """The loop that one writes around a model of transformers."""
+    device = torch.device(contest.device)
+    torch.set_flush_denormal(True)
+    torch.set_float32_matmul_precision("high")
+    model = load(contest.folder, dropout).to(device)
+    faster: Any = {"fused": True} if fused else {"foreach": False, "fused": False}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, **faster)
+    size = contest.batch_size
+    batches = [contest.source.batch("train", n * size, (n + 1) * size) for n in range(READY_BATCHES)]
+    if device.type == "cuda":
+        batches = [Batch(*(x.pin_memory() for x in batch)) for batch in batches]
     model.train()
     served = 0
 
-    def step() -> Tensor:
+    def step() -> None:
         nonlocal served
         input_ids, targets = (x.to(device, non_blocking=True) for x in batches[served % len(batches)])
         served += 1
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=contest.precision == "bf16"):
             loss = masked_loss(model, input_ids, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
         optimizer.step()
-        return loss.detach()
 
-    return step
+    yield step
+
+
+CONTESTANTS: dict[str, Callable[[Contest], AbstractContextManager[Step]]] = {
+    "ours": ours,
+    "plain": partial(theirs, dropout=0.0, fused=True),  # the settings a competent person picks
+    "earlier": partial(theirs, dropout=0.1, fused=False),  # GPT-2's default, and AdamW parameter by parameter
+    "ours bf16": partial(ours, precision="bf16"),
+}
 
 
 def masked_loss(model: nn.Module, input_ids: Tensor, targets: Tensor) -> Tensor:
@@ -95,59 +134,73 @@ def masked_loss(model: nn.Module, input_ids: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE)
 
 
-def plain(folder: Path, **contest: Any) -> Step:
-    """SDPA, no dropout, fused AdamW: the settings a competent person picks."""
-    model = load(folder, contest["device"], dropout=0.0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=True)
-    return theirs(model, optimizer, **contest)
-
-
-def earlier(folder: Path, **contest: Any) -> Step:
-    """GPT-2's default dropout of 0.1 and AdamW parameter by parameter."""
-    model = load(folder, contest["device"], dropout=0.1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, foreach=False, fused=False)
-    return theirs(model, optimizer, **contest)
-
-
-def load(folder: Path, device: torch.device, dropout: float) -> nn.Module:
+def load(folder: Path, dropout: float) -> nn.Module:
     pdrop: Any = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), dropout)
-    model: nn.Module = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="sdpa", **pdrop)
-    return model.to(device)
+    return GPT2LMHeadModel.from_pretrained(folder, attn_implementation="sdpa", **pdrop)
+
+
+def contend(name: str, contest: Contest, orders: Connection) -> None:
+    """A contestant's process: takes a number of steps whenever it is told one, and answers with the seconds a step."""
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    device = torch.device(contest.device)
+    with CONTESTANTS[name](contest) as step:
+        while times := orders.recv():
+            started = time.perf_counter()
+            for _ in range(times):
+                step()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            orders.send((time.perf_counter() - started) / times)
+
+
+@contextmanager
+def process_of(name: str, contest: Contest) -> Iterator[Callable[[int], float]]:
+    """Starts a contestant. The function it gives takes a number of steps and returns the seconds a step."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=contend, args=(name, contest, there))
+    process.start()
+    there.close()  # so that the death of the process ends a recv
+
+    def run(steps: int) -> float:
+        here.send(steps)
+        return here.recv()
+
+    try:
+        yield run
+    finally:
+        here.send(0)
+        process.join()
 
 
 @torch.no_grad()
-def check_same_loss(model: GPT, folder: Path, batch: Batch, device: torch.device) -> float:
+def check_same_loss(model: GPT, contest: Contest) -> float:
     """The loss of the first batch, from our weights and from the exported ones."""
+    batch = contest.source.batch("train", 0, contest.batch_size)
     scored = (batch.targets != IGNORE).sum().item()
-    own = loss_sum(model.to(device), batch.supervised().to(device)).item() / scored
-    other = masked_loss(load(folder, device, dropout=0.0), *(x.to(device) for x in batch)).item()
+    own = loss_sum(model, batch.supervised()).item() / scored
+    other = masked_loss(load(contest.folder, dropout=0.0), *batch).item()
     assert abs(own - other) < 1e-4, f"not the same computation: first loss {own} here, {other} in transformers"
     return own
 
 
-def measure(size: str, batch_size: int, rounds: int, seconds: float, world: World) -> dict[str, Any]:
-    task, device = Sort(seq_length=64, vocab_size=100), world.device
-    model = GPT(GPTConfig(task.num_tokens, task.block_size, *parse_size(size)))
-    source = TaskSource(task, seed=0)
-    batches = [source.batch("train", n * batch_size, (n + 1) * batch_size) for n in range(READY_BATCHES)]
-    if device.type == "cuda":
-        batches = [Batch(*(x.pin_memory() for x in batch)) for batch in batches]
-    precision = "bf16" if device.type == "cuda" else "fp32"
-    contest = {"batches": batches, "device": device, "precision": precision}
+def measure(size: str, batch_size: int, rounds: int, seconds: float, device: torch.device) -> dict[str, Any]:
+    model = GPT(GPTConfig(TASK.num_tokens, TASK.block_size, *parse_size(size)))
+    precision: Literal["fp32", "bf16"] = "bf16" if device.type == "cuda" else "fp32"
+    names = list(CONTESTANTS) if has_bf16(device) and precision == "fp32" else list(CONTESTANTS)[:3]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         hf.save(model, folder)
-        first_loss = check_same_loss(model, folder, batches[0], device)
-        steps = {
-            "ours": stack.enter_context(ours(model, source, batch_size, world, precision)),
-            "plain": plain(folder, **contest),
-            "earlier": earlier(folder, **contest),
-        }
-        steps_per_round = max(1, round(seconds / max(time_of(step, 3, device) for step in steps.values())))
-        times: dict[str, list[float]] = {name: [] for name in steps}
+        contest = Contest(folder, size, batch_size, str(device), precision)
+        first_loss = check_same_loss(model, contest)
+        run = {name: stack.enter_context(process_of(name, contest)) for name in names}
+        steps = max(1, round(seconds / max([run[name](WARM_UP_STEPS) for name in names])))
+        times: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds):
-            for name, step in steps.items():
-                times[name].append(time_of(step, steps_per_round, device))
+            for name in names:
+                times[name].append(run[name](steps))
+    bars = dict(zip(("plain", "earlier"), BARS.get(size, ()), strict=False))
     medians = {name: statistics.median(of_rounds) for name, of_rounds in times.items()}
     return {
         "size": size,
@@ -155,35 +208,27 @@ def measure(size: str, batch_size: int, rounds: int, seconds: float, world: Worl
         "precision": precision,
         "first_loss": first_loss,
         "rounds": rounds,
-        "steps_per_round": steps_per_round,
+        "steps_per_round": steps,
         "seconds": medians,
         "seconds_of_rounds": times,
         "ratios": {
             name: {
                 "median": medians[name] / medians["ours"],
                 "of_rounds": [other / own for other, own in zip(times[name], times["ours"], strict=True)],
-                "bar": bar,
+                "bar": bars.get(name),
             }
-            for name, bar in zip(("plain", "earlier"), BARS.get(size, (None, None)), strict=True)
+            for name in ("plain", "earlier")
         },
-        "generation_share": generation_seconds(task, batch_size) / medians["ours"],
+        "generation_share": generation_seconds(TASK, batch_size) / medians["ours"],
         "generation_bar": GENERATION_BAR,
     }
 
 
-def time_of(step: Step, times: int, device: torch.device) -> float:
-    """Seconds a step, over some steps in a row."""
-    wait_for(device)
-    started = time.perf_counter()
-    for _ in range(times):
-        step()
-    wait_for(device)
-    return (time.perf_counter() - started) / times
-
-
-def wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def has_bf16(device: torch.device) -> bool:
+    """Whether a CPU multiplies matrices of bf16 itself; others emulate, which is slower than fp32."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return device.type == "cpu" and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
 def generation_seconds(task: Sort, batch_size: int, blocks: int = 100) -> float:
@@ -201,6 +246,7 @@ COLUMNS = {
     "ours ms": 8,
     "plain ms": 8,
     "earlier ms": 10,
+    "ours bf16": 9,
     "plain/ours": 10,
     "of rounds": 11,
     "bar": 5,
@@ -213,7 +259,7 @@ COLUMNS = {
 
 def row(result: dict[str, Any]) -> list[str]:
     cells = [result["size"], str(result["batch_size"])]
-    cells += [f"{1e3 * seconds:.2f}" for seconds in result["seconds"].values()]
+    cells += [f"{1e3 * result['seconds'][name]:.2f}" if name in result["seconds"] else "-" for name in CONTESTANTS]
     for ratio in result["ratios"].values():
         spread = f"{min(ratio['of_rounds']):.2f}-{max(ratio['of_rounds']):.2f}"
         cells += [f"{ratio['median']:.2f}x", spread, f"{ratio['bar']:.2f}x" if ratio["bar"] else "-"]
@@ -231,22 +277,23 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
 
     torch.set_num_threads(1)
-    with join(options.device) as world:  # TF32 on a GPU, no denormal numbers on a CPU, for all three
-        machine, widths = report.machine("numpy", "torch", "transformers"), list(COLUMNS.values())
-        on_gpu = world.device.type == "cuda"
-        print(report.sentence(machine))
-        print(f"sort, seq_length 64, vocab_size 100; {'bf16' if on_gpu else 'fp32'} on {world.device}")
-        print("ours with its data; plain: transformers' GPT-2, SDPA, no dropout, fused AdamW, batches lie ready;")
-        print("earlier: as plain, but dropout 0.1, AdamW parameter by parameter")
-        print(f"medians of {options.rounds} turns each, data: share of our step (bar: under {GENERATION_BAR:.0%})\n")
-        print(report.line(list(COLUMNS), widths))
-        results = []
-        for size in options.sizes.split(","):
-            usual = 64 if on_gpu else SMALLER_BATCHES.get(size, 64)
-            results.append(measure(size, options.batch_size or usual, options.rounds, options.seconds, world))
-            print(report.line(row(results[-1]), widths), flush=True)
+    logging.disable_progress_bar()
+    device = pick_device(options.device)
+    machine, widths = report.machine("numpy", "torch", "transformers"), list(COLUMNS.values())
+    on_gpu = device.type == "cuda"
+    print(report.sentence(machine))
+    print(f"sort, seq_length 64, vocab_size 100; {'bf16' if on_gpu else 'fp32'} on {device}, a process each")
+    print("ours with its data; plain: transformers' GPT-2, SDPA, no dropout, fused AdamW, batches lie ready;")
+    print("earlier: as plain, but dropout 0.1, AdamW parameter by parameter")
+    print(f"medians of {options.rounds} turns each, data: share of our step (bar: under {GENERATION_BAR:.0%})\n")
+    print(report.line(list(COLUMNS), widths))
+    results = []
+    for size in options.sizes.split(","):
+        usual = 64 if on_gpu else SMALLER_BATCHES.get(size, 64)
+        results.append(measure(size, options.batch_size or usual, options.rounds, options.seconds, device))
+        print(report.line(row(results[-1]), widths), flush=True)
     if options.json:
-        report.write(options.json, {"machine": machine, "device": str(world.device)}, results)
+        report.write(options.json, {"machine": machine, "device": str(device)}, results)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ class SupervisedBatch(NamedTuple):
 
     def pinned(self, device: torch.device) -> "SupervisedBatch":
         """In memory from which `device` can be fed without waiting."""
-        return SupervisedBatch(*(x.pin_memory() for x in self)) if device.type == "cuda" else self
+        if device.type != "cuda":
+            return self
+        return SupervisedBatch(*(x if x.is_cuda else x.pin_memory() for x in self))  # some are made on the GPU
 
     def to(self, device: torch.device) -> "SupervisedBatch":
         """On `device`, without waiting for the copy."""

@@ -64,7 +64,7 @@ def save(
 
 def load(path: Path, model: GPT, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Puts weights and optimiser state into place and returns the trainer's state."""
-    hf.load_weights(model, load_file(path / "model.safetensors"), path)
+    hf.load_weights(model, hf.read_weights(path), path)
     optim.load_state_tensors(optimizer, model, load_file(path / OPTIMIZER))
     return read_state(path)
 

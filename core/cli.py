@@ -1,15 +1,19 @@
 """Verbs to functions: what every package's `cli.py` is made of."""
 
+import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from core import config
 from core.errors import CommandError, UserError
 
 HELP_FLAGS = ("--help", "-h")
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # PyTorch's words, on a GPU and on a CPU
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class Verb:
     function: Callable[..., Any]
     schema: config.Schema | None = None
     rehearsal: Callable[..., Any] | None = None  # what --dry_run calls instead
+    words: str | None = None  # the key, a list, that words right after the verb are the value of
 
 
 def run_verbs(verbs: dict[str, Verb], argv: list[str] | None, *, doc: str, default: str) -> int:
@@ -34,6 +39,11 @@ def run_verbs(verbs: dict[str, Verb], argv: list[str] | None, *, doc: str, defau
         return _report(error.problems, error.status)
     except KeyboardInterrupt:
         return _report(("interrupted",), 130)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        reason = str(error).strip().partition("\n")[0] or "an allocation failed"
+        return _report((f"out of memory: {reason}. Use a smaller batch_size or a smaller model",), 1)
     return 0
 
 
@@ -42,6 +52,8 @@ def _run(verbs: dict[str, Verb], arguments: list[str], doc: str, default: str) -
     if name not in verbs:
         raise UserError(f"{name!r}: no such verb; there are {', '.join(verbs)}")
     verb = verbs[name]
+    words = list(takewhile(lambda word: not word.startswith("-"), arguments)) if verb.words else []
+    arguments = arguments[len(words) :] + ([f"--{verb.words}={json.dumps(words)}"] if words else [])
     asks_help = any(flag in arguments for flag in HELP_FLAGS)
     flags = config.read_flags([word for word in arguments if word not in HELP_FLAGS])
     file = flags.pop("config", None)

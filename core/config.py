@@ -4,12 +4,13 @@ A schema is a pydantic model; the same fields give the checks, the error message
 """
 
 import difflib
+import os
 import re
 import types
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import annotated_types
 import yaml
@@ -23,6 +24,10 @@ from core.errors import UserError
 class Config(BaseModel):
     """The base of every command's configuration: unknown keys, wrong types and infinities are errors."""
 
+    # Headings under which a file may group keys, each with what it spares the keys below: `wandb: {project: x}` can
+    # stand for `wandb_project: x`. Which key stands under which heading does not matter; each means one thing only.
+    headings: ClassVar[dict[str, str]] = {}
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -33,10 +38,11 @@ Schema = Callable[[dict[str, Any]], type[BaseModel]]  # from the values given, s
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that means what its writer meant: 5e-4 and 1e6 are numbers, 12_12_768 is a name, a key stands once."""
+    """YAML that means what its writer meant: 5e-4 and 2**18 are numbers, 12_12_768 is a name, a key stands once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"  # `<<`, which has no value of its own
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
         for i, key in enumerate(keys):
             if key in keys[:i]:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
@@ -52,16 +58,49 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(Decimal(node.value)))
+_POWER = re.compile(r"[0-9]+\*\*[0-9]+$")  # 2**18
+_Loader.add_implicit_resolver("!power", _POWER, list("0123456789"))
+LARGEST_POWER = 4096  # bits
+
+
+def _power(loader: _Loader, node: yaml.ScalarNode) -> int:
+    base, _, exponent = node.value.partition("**")
+    if len(base) > 40 or len(exponent) > 5 or int(base).bit_length() * int(exponent) > LARGEST_POWER:
+        raise yaml.constructor.ConstructorError(None, None, f"{node.value} is too large", node.start_mark)
+    return int(base) ** int(exponent)
+
+
+_Loader.add_constructor("!power", _power)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever `_Loader` would not read as text, such as the names 08 and 5e4."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + _Loader.yaml_implicit_resolvers.get(first, [])
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
+
+
+def home(path: str) -> Path:
+    """The path, with ~ for the home folder: a shell leaves it in --key=~/folder, and YAML always."""
+    return Path(os.path.expanduser(path))
 
 
 def parse_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)  # a SafeLoader
 
 
+def write_yaml(values: dict[str, Any]) -> str:
+    """Text that `parse_yaml` reads back as the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+
+
 def read_file(path: str) -> dict[str, Any]:
     """The keys of a YAML or JSON file. Raises UserError naming the file and the line."""
     try:
-        values = parse_yaml(Path(path).read_text())
+        values = parse_yaml(home(path).read_text())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -104,18 +143,38 @@ def read_flags(arguments: list[str]) -> dict[str, str]:
 
 def resolve(schema: Schema, file: str | None, flags: dict[str, str]) -> Any:
     """The checked configuration. Raises UserError with every problem at once, one line each."""
-    from_file = read_file(file) if file else {}
-    model = schema({**from_file, **flags})
+    grouped = read_file(file) if file else {}
+    model = schema({**grouped, **flags})
     fields = model.model_fields
+    from_file, places = _ungrouped(grouped, model, file or "")
     values = {**from_file, **{key: _typed(text, fields.get(key)) for key, text in flags.items()}}
 
     def origin(key: str) -> str:
-        return f"--{key}" if key in flags else f"{file}: {key}" if file else key
+        return f"--{key}" if key in flags else f"{file}: {places.get(key, key)}" if file else key
 
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise UserError(*problems(error, model, values, origin, whole=file or "command line")) from error
+
+
+def _ungrouped(grouped: dict[str, Any], model: type[BaseModel], file: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The keys of a file without their headings, and for each the place where it stood (`training.lr`)."""
+    headings: dict[str, str] = getattr(model, "headings", {})
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for heading, content in grouped.items():
+        group = {heading: content} if heading not in headings else {} if content is None else content
+        if not isinstance(group, dict):
+            raise UserError(f"{file}: {heading}: {content!r} is not allowed; it takes lines of the form `key: value`")
+        for key, value in group.items():
+            prefix = headings.get(heading, "")
+            name = prefix + str(key) if prefix and key not in model.model_fields else str(key)
+            place = f"{heading}.{key}" if heading in headings else name
+            if name in values:
+                raise UserError(f"{file}: {place}: stands twice, also as {places[name]}")
+            values[name], places[name] = value, place
+    return values, places
 
 
 def problems(
@@ -128,23 +187,50 @@ def problems(
     """A line for each key that is wrong. `origin` says where a key came from, `whole` where all of them did."""
     lines: dict[str, str] = {}  # by key, since a union reports each of its members
     for detail in error.errors():
-        key = str(detail["loc"][0]) if detail["loc"] else ""
         message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
-        if key:
-            lines.setdefault(key, f"{origin(key)}: {message or _explain(detail['type'], key, values, model)}")
+        if detail["loc"]:
+            place, owner, key, given = _locate(detail["loc"], model, values)
+            if message and len(detail["loc"]) == 2 and isinstance(detail["loc"][1], int):
+                place = list(detail["loc"])  # what an item of a list says of itself as a whole
+            key_origin = origin(place[0]) + "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in place[1:])
+            lines.setdefault(key_origin, f"{key_origin}: {message or _explain(detail['type'], key, given, owner)}")
         else:
             lines[message] = f"{whole}: {message}" if whole else message
     return list(lines.values())
 
 
-def _explain(kind: str, key: str, values: dict[str, Any], model: type[BaseModel]) -> str:
+def _locate(
+    loc: tuple[int | str, ...], model: type[BaseModel], values: dict[str, Any]
+) -> tuple[list[Any], type[BaseModel], str, Any]:
+    """The innermost key of a schema on the way to a problem: its path, its schema, its name, and what was given."""
+    path, owner, key = [loc[0]], model, str(loc[0])
+    given: Any = values.get(key)
+    inner = _schema_in_list(owner, key)
+    if inner is not None and len(loc) >= 3 and isinstance(loc[1], int) and isinstance(given, list):
+        path, owner, key = [loc[0], loc[1], loc[2]], inner, str(loc[2])
+        item = given[loc[1]]
+        given = item.get(key) if isinstance(item, dict) else item
+    return path, owner, key, given
+
+
+def _schema_in_list(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The schema of the items, if the key takes a list of them."""
+    field = model.model_fields.get(key)
+    for kind in _members(field.annotation) if field else ():
+        items = get_args(kind) if get_origin(kind) is list else ()
+        if items and isinstance(items[0], type) and issubclass(items[0], BaseModel):
+            return items[0]
+    return None
+
+
+def _explain(kind: str, key: str, given: Any, model: type[BaseModel]) -> str:
     fields = model.model_fields
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(key, fields, n=1)
         return "no such key. " + (f"Did you mean {close[0]}?" if close else "--help lists them all.")
     if kind == "missing":
         return f"is missing; it takes {domain(fields[key])}"
-    return f"{values[key]!r} is not allowed; it takes {domain(fields[key])}"
+    return f"{given!r} is not allowed; it takes {domain(fields[key])}"
 
 
 def _typed(text: str, field: FieldInfo | None) -> Any:
@@ -186,6 +272,8 @@ def _describe(annotation: Any, metadata: list[Any]) -> str:
         return choices[0] if len(choices) == 1 else "one of " + ", ".join(choices)
     if get_origin(annotation) is list:
         return f"list of {_describe(get_args(annotation)[0], [])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "{" + ", ".join(annotation.model_fields) + "}"
     name = {int: "integer", float: "number", bool: "true or false", str: "text"}.get(annotation, str(annotation))
     return name + _bounds(metadata) if annotation in (int, float) else name
 
@@ -203,9 +291,11 @@ def _bounds(metadata: list[Any]) -> str:
 
 
 def help_of(model: type[BaseModel]) -> str:
-    """Every key with its meaning, what it accepts, and its default."""
+    """Every key with its meaning, what it accepts, and its default; those that only this command has come first."""
     lines = []
-    for name, field in model.model_fields.items():
+    for name in dict.fromkeys(name for kind in model.__mro__ for name in getattr(kind, "__annotations__", {})):
+        if (field := model.model_fields.get(name)) is None:
+            continue
         required = field.default is PydanticUndefined and field.default_factory is None
         default = field.get_default(call_default_factory=True)
         shown = "required" if required else f"default {_plain(default)}"
@@ -220,4 +310,4 @@ def _plain(value: Any) -> str:
 
 
 def as_yaml(config: BaseModel) -> str:
-    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+    return write_yaml(config.model_dump())

@@ -35,12 +35,10 @@ class Evaluation:
         self._world, self._best = world, best or {}
 
     @classmethod
-    def of_task(cls, task: Task, seed: int, split: str, examples: int, batch_size: int, world: World) -> Self:
-        """Examples 0 .. examples - 1 of a split."""
-        batch = TaskSource(task, seed).batch(split, 0, examples)
-        starts = range(world.rank * batch_size, examples, world.size * batch_size)
-        share = [batch.rows(slice(start, start + batch_size)) for start in starts]
-        return cls(share, world, oracle_metrics(task, batch))
+    def of_batch(cls, batch: Batch, batch_size: int, world: World, best: dict[str, float] | None = None) -> Self:
+        """All examples of `batch`, of which each rank takes its share."""
+        starts = range(world.rank * batch_size, len(batch.input_ids), world.size * batch_size)
+        return cls([batch.rows(slice(start, start + batch_size)) for start in starts], world, best)
 
     @torch.no_grad()
     def __call__(self, model: GPT) -> dict[str, float]:
@@ -65,6 +63,15 @@ def _score(model: GPT, batch: SupervisedBatch) -> Tensor:
     return torch.stack([loss, sizes[0], right.sum().double(), (mistakes == 0).sum().double(), sizes[1]])
 
 
+def by_group(task: Task, seed: int, split: str, examples: int, batch_size: int, world: World) -> dict[str, Evaluation]:
+    """Of examples 0 .. examples - 1 of a split: all of them under "", and each of the task's groups under its name."""
+    batch = TaskSource(task, seed).batch(split, 0, examples)
+    rows = {"": batch, **{name: batch.rows(index) for name, index in task.groups(batch).items()}}
+    return {
+        name: Evaluation.of_batch(some, batch_size, world, oracle_metrics(task, some)) for name, some in rows.items()
+    }
+
+
 def oracle_metrics(task: Task, batch: Batch) -> dict[str, float]:
     """What the Bayes-optimal predictor reaches on a batch; empty where the prompt determines the answer."""
     oracle = task.oracle(batch)
@@ -81,6 +88,5 @@ def oracle_metrics(task: Task, batch: Batch) -> dict[str, float]:
     return metrics
 
 
-Slices = Sequence[
-    tuple[dict[str, int | str], dict[str, float]]
-]  # what was measured (split, length, ...), and the metrics
+# What was measured (split, length, ...), and the metrics
+Slices = Sequence[tuple[dict[str, int | str], dict[str, float]]]

@@ -1,12 +1,17 @@
 """The same weights as folders that `transformers` loads.
 
-Learned positions are a GPT2LMHeadModel, rotary ones a GPTNeoXForCausalLM.
+Learned positions are a GPT2LMHeadModel, rotary ones a GPTNeoXForCausalLM. Positions that are a sum of number and digit
+are written as the table they add up to, which is all that `transformers` needs; the parts, which ours needs to go on
+training, stand beside it in `position_parts.safetensors`.
 """
 
 import json
+import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -36,12 +41,14 @@ GPT2_REQUIRED = {  # settings of a GPT2Config that our model has no other form o
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
+PARTS_OF_POSITIONS = ("wpe.weight", "wde.weight")
 NEOX_REQUIRED = {
     "hidden_act": "gelu_new",
     "layer_norm_eps": 1e-5,
     "use_parallel_residual": False,
     "attention_bias": True,
 }
+POSITION_PARTS = "position_parts.safetensors"
 NEOX_DEFAULTS = {"hidden_act": "gelu", "use_parallel_residual": True}  # what a key that is left out means there
 
 
@@ -57,25 +64,83 @@ def save(model: GPT, folder: Path, pad_token: int | None = None, eos_token: int 
     special = {"bos_token_id": None, "eos_token_id": eos_token, "pad_token_id": pad_token}
     (folder / "config.json").write_text(json.dumps(config_to_hf(model.config) | special, indent=2) + "\n")
     save_file(weights_to_hf(model), folder / "model.safetensors", metadata={"format": "pt"})
+    if model.config.tokens_per_number > 1:
+        parts = {name: p.detach() for name, p in model.named_parameters() if name in PARTS_OF_POSITIONS}
+        save_file(parts, folder / POSITION_PARTS)
 
 
 def load(folder: Path) -> GPT:
     """The model in a folder that `save` or `transformers` wrote. Raises UnreadableModel with the reason."""
     try:
         config = config_from_hf(json.loads((folder / "config.json").read_text()))
-        weights = load_file(folder / "model.safetensors")
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        weights = read_weights(folder)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise UnreadableModel(f"{folder} holds no readable model: {error}") from error
-    except (ValueError, KeyError) as error:
+    except UnreadableModel:
+        raise
+    except KeyError as error:
+        raise UnreadableModel(f"{folder}/config.json: {error} is missing") from error
+    except (ValueError, TypeError, AttributeError) as error:
         raise UnreadableModel(f"{folder}/config.json: {error}") from error
     model = GPT(config)
     load_weights(model, weights, folder)
     return model
 
 
+def load_grown(model: GPT, folder: Path) -> int:
+    """Puts a trained model of the same shape into a new one whose vocabulary may be larger; returns the rows kept.
+
+    Row v goes on meaning token v, further rows keep their initial values; with RoPE, sequences may have any length.
+    Raises UnreadableModel, before the new model is touched, for any other difference.
+    """
+    old = load(folder)
+    free = {"num_tokens", "dropout"} | ({"n_positions"} if model.config.positions == "rope" else set())
+    ours, theirs = asdict(model.config), asdict(old.config)
+    wrong = [f"{name} is {theirs[name]}, not {ours[name]}" for name in ours if theirs[name] != ours[name]]
+    wrong = [text for text in wrong if text.partition(" ")[0] not in free]
+    if old.config.num_tokens > model.config.num_tokens:
+        wrong.append(f"num_tokens is {old.config.num_tokens}, more than {model.config.num_tokens}")
+    if wrong:
+        raise UnreadableModel(f"{folder}: {'; '.join(wrong)}")
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in old.named_parameters():
+            parameters[name][: len(parameter)] = parameter
+    return old.config.num_tokens
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every tensor that `save` or `transformers` wrote, in one file or several, under the names it has there."""
+    whole, index, old = (folder / n for n in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"))
+    if whole.exists() or not (index.exists() or old.exists()):
+        parts = folder / POSITION_PARTS
+        return load_file(whole) | (load_file(parts) if parts.exists() else {})
+    if index.exists():
+        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return {name: tensor for file in files for name, tensor in load_file(folder / Path(file).name).items()}
+    weights = read_pickled(old)
+    if not isinstance(weights, dict):
+        raise UnreadableModel(f"{old} holds {type(weights).__name__}, not named tensors")
+    return weights
+
+
+def read_pickled(path: Path) -> Any:
+    """What `torch.save` wrote, read without running any code in it. Raises UnreadableModel in one line."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may fail in any way
+        text = str(error)
+        reason = "it holds more than tensors and plain values" if "weights_only" in text else text.partition("\n")[0]
+        raise UnreadableModel(f"{path} holds no readable model: {reason or type(error).__name__}") from error
+
+
 def load_weights(model: GPT, weights: dict[str, Tensor], source: Path) -> None:
     """Copies tensors in the layout of `transformers` into the model; raises UnreadableModel unless all of them fit."""
-    own = weights_from_hf(weights, model.config)
+    fill(model, weights_from_hf(weights, model.config), source)
+
+
+def fill(model: GPT, own: dict[str, Tensor], source: Path) -> None:
+    """Copies tensors under our own names (without a tied head) into the model; raises UnreadableModel as above."""
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     found = {name: tuple(tensor.shape) for name, tensor in own.items()}
     wrong = [f"{n} is {found.get(n, 'missing')}, not {s}" for n, s in expected.items() if found.get(n) != s]
@@ -83,6 +148,11 @@ def load_weights(model: GPT, weights: dict[str, Tensor], source: Path) -> None:
     if wrong:
         raise UnreadableModel(f"{source}: {'; '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}")
     model.load_state_dict(own, strict=False)  # checked above; a tied head is not in `own`
+
+
+def unwrapped(name: str) -> str:
+    """The name a parameter has without `torch.compile` and DistributedDataParallel around its module."""
+    return re.sub(r"(^|(?<=\.))(_orig_mod|module)\.", "", name)
 
 
 def config_to_hf(config: GPTConfig) -> dict[str, Any]:
@@ -105,6 +175,7 @@ def config_to_hf(config: GPTConfig) -> dict[str, Any]:
             "embd_pdrop": config.dropout,
             "resid_pdrop": config.dropout,
             **GPT2_REQUIRED,
+            **({"tokens_per_number": config.tokens_per_number} if config.tokens_per_number > 1 else {}),
         }
     return common | {
         "model_type": "gpt_neox",
@@ -141,7 +212,8 @@ def config_from_hf(raw: dict[str, Any]) -> GPTConfig:
         if raw.get("n_inner") not in (None, 4 * raw["n_embd"]):
             raise ValueError(f"n_inner is {raw['n_inner']}; readable is {4 * raw['n_embd']}")
         shape = (raw["vocab_size"], raw["n_positions"], raw["n_layer"], raw["n_head"], raw["n_embd"])
-        return GPTConfig(*shape, positions="learned", tied=tied, dropout=raw.get("resid_pdrop", 0.1))
+        dropout, per_number = raw.get("resid_pdrop", 0.1), raw.get("tokens_per_number", 1)
+        return GPTConfig(*shape, positions="learned", tied=tied, dropout=dropout, tokens_per_number=per_number)
     if raw["intermediate_size"] != 4 * raw["hidden_size"]:
         raise ValueError(f"intermediate_size is {raw['intermediate_size']}; readable is {4 * raw['hidden_size']}")
     rope = raw.get("rope_parameters") or {}
@@ -156,6 +228,9 @@ def config_from_hf(raw: dict[str, Any]) -> GPTConfig:
 def weights_to_hf(model: GPT) -> dict[str, Tensor]:
     """Every parameter once (a tied head only as the embedding), under the names and in the shapes of `transformers`."""
     own = {name: p.detach() for name, p in model.named_parameters()}
+    if model.config.tokens_per_number > 1:
+        own = {name: x for name, x in own.items() if name not in PARTS_OF_POSITIONS}
+        own["wpe.weight"] = model.position_table().detach()
     return {_name_to_hf(name, model.config): _tensor_to_hf(name, x, model.config) for name, x in own.items()}
 
 
@@ -164,8 +239,14 @@ def weights_from_hf(weights: dict[str, Tensor], config: GPTConfig) -> dict[str, 
     names = {_name_to_hf(name, config): name for name in GPT(_smallest_like(config)).state_dict()}
     own = {}
     for theirs, tensor in weights.items():
+        theirs = unwrapped(theirs)
         if theirs.endswith((".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", ".attention.bias")):
             continue
+        if config.tokens_per_number > 1 and theirs in PARTS_OF_POSITIONS:
+            own[theirs] = tensor
+            continue
+        if config.tokens_per_number > 1 and theirs == "transformer.wpe.weight":
+            continue  # the sum of the parts
         if config.positions == "learned" and not theirs.startswith(("transformer.", "lm_head.")):
             theirs = "transformer." + theirs  # a GPT2Model saved without its head
         name = names.get(theirs, theirs)
@@ -178,7 +259,10 @@ def weights_from_hf(weights: dict[str, Tensor], config: GPTConfig) -> dict[str, 
 def _smallest_like(config: GPTConfig) -> GPTConfig:
     """A model with the same parameter names at no cost."""
     width = 2 if config.positions == "rope" else 1
-    return GPTConfig(1, 1, config.n_layer, 1, width, positions=config.positions, tied=config.tied)
+    parts = config.tokens_per_number
+    return GPTConfig(
+        1, 1, config.n_layer, 1, width, positions=config.positions, tied=config.tied, tokens_per_number=parts
+    )
 
 
 def _name_to_hf(name: str, config: GPTConfig) -> str:

@@ -30,9 +30,10 @@ class GPTConfig:
     tied: bool = True  # the output projection is the embedding matrix
     dropout: float = 0.0  # after the embedding, on attention weights and on both residual branches, as in GPT-2
     rope_theta: float = 10_000.0
+    tokens_per_number: int = 1  # learned positions: above 1, the sum of one for the number and one for the digit in it
 
     def __post_init__(self) -> None:
-        for name in ("num_tokens", "n_positions", "n_layer", "n_head", "n_embd"):
+        for name in ("num_tokens", "n_positions", "n_layer", "n_head", "n_embd", "tokens_per_number"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a model needs at least 1")
         if self.n_embd % self.n_head:
@@ -41,6 +42,8 @@ class GPTConfig:
             )
         if self.positions == "rope" and (self.n_embd // self.n_head) % 2:
             raise ValueError(f"RoPE turns pairs of channels, but {self.n_embd // self.n_head} per head is odd")
+        if self.positions == "rope" and self.tokens_per_number > 1:
+            raise ValueError("positions by number and digit are learned ones; RoPE has none to learn")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout} is not in [0, 1)")
 
@@ -125,7 +128,9 @@ class GPT(nn.Module):
         self.config = config
         self.wte = nn.Embedding(config.num_tokens, config.n_embd)
         if config.positions == "learned":
-            self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+            self.wpe = nn.Embedding(-(-config.n_positions // config.tokens_per_number), config.n_embd)
+            if config.tokens_per_number > 1:
+                self.wde = nn.Embedding(config.tokens_per_number, config.n_embd)
         else:
             cos, sin = rotations(config.n_positions, config.n_embd // config.n_head, config.rope_theta)
             self.register_buffer("cos", cos, persistent=False)
@@ -165,7 +170,7 @@ class GPT(nn.Module):
         x = self.wte(input_ids)
         rotation = None
         if self.config.positions == "learned":
-            x = x + self.wpe.weight[:length]
+            x = x + self.position_table()[:length]
         else:
             rotation = (self.cos[:length], self.sin[:length])
         x = self.dropout(x)
@@ -174,6 +179,13 @@ class GPT(nn.Module):
             x = block(x, rotation)
         x = last(x, rotation, positions)
         return self.head(self.ln_f(x))
+
+    def position_table(self) -> Tensor:
+        """What is learned about each position, (n_positions, C)."""
+        table = self.wpe.weight
+        if self.config.tokens_per_number > 1:
+            table = (table[:, None] + self.wde.weight).flatten(0, 1)  # (numbers, digits, C)
+        return table[: self.config.n_positions]
 
     def compile_blocks(self) -> None:
         """Compiles each block in place. Blocks share their code, so this is paid once, and once more for the last one,

@@ -7,14 +7,18 @@ Shape = Literal["constant", "cosine", "linear"]
 SHAPES = get_args(Shape)
 
 
-def factor(step: int, *, shape: Shape, steps: int, warmup: int = 0, floor: float = 0.0) -> float:
+def factor(
+    step: int, *, shape: Shape, steps: int, warmup: int = 0, floor: float = 0.0, start: float | None = None
+) -> float:
     """Factor on the peak learning rate at update `step` of 0 .. steps - 1.
 
-    A straight rise over `warmup` updates that starts above zero; then `constant`, or half a `cosine`, or a line
-    (`linear`), from 1 down to `floor`, which the update after the last would reach. `steps` is the real number of
-    updates.
+    A straight rise over `warmup` updates, from `start`, or else from the first of its equal steps above zero; then
+    `constant`, or half a `cosine`, or a line (`linear`), from 1 down to `floor`, which the update after the last would
+    reach. `steps` is the real number of updates.
     """
     if step < warmup:
+        if start is not None:
+            return start + (1 - start) * step / warmup
         return (step + 1) / (warmup + 1)
     q = (step - warmup) / max(1, steps - warmup)  # share of the decay that is done
     if shape == "constant":

@@ -26,16 +26,18 @@ class Source(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """What the batches depend on beside their numbers, for the checkpoint; JSON values. Mostly empty."""
-        ...
+        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on as the source whose `state_dict` this is."""
+        return None
 
     def on_evaluation(self, step: int, metrics: dict[str, float]) -> Verdict:
         """Told the validation metrics after `step` updates, may change what it serves from now on."""
-        ...
+        return Verdict.GO_ON
 
 
-class TaskSource:
+class TaskSource(Source):
     """The examples of one task under one seed. Keeps the last few blocks, so that each is drawn once."""
 
     CACHED_BLOCKS = 8
@@ -71,12 +73,3 @@ class TaskSource:
             except BaseException as error:
                 future.set_exception(error)
         return future.result()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-    def on_evaluation(self, step: int, metrics: dict[str, float]) -> Verdict:
-        return Verdict.GO_ON

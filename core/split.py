@@ -7,6 +7,7 @@ import torch
 
 from core import rng
 from core.batch import Batch, concatenate
+from core.errors import UserError
 from core.task import Task
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the space of prompts
@@ -14,7 +15,7 @@ CANDIDATES_AT_ONCE = 4  # in blocks: keeps the memory of the rare splits near th
 PATIENCE = 10_000  # in draws: a split that accepts under 1 % of so many counts as empty
 
 
-class TooFewPrompts(ValueError):
+class TooFewPrompts(UserError):
     """The task has so few distinct prompts that a split has none, or next to none, of them."""
 
 

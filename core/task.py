@@ -76,8 +76,12 @@ class Task(BaseModel, ABC):
         return batch.input_ids.numpy()
 
     def oracle(self, batch: Batch) -> Oracle | None:
-        """The Bayes-optimal prediction of each target; None where the prompt determines the answer."""
+        """The Bayes-optimal prediction of each target; None where the prompt determines it, or none is known."""
         return None
+
+    def groups(self, batch: Batch) -> dict[str, Tensor]:
+        """Kinds of examples that are worth a measurement of their own: the rows of each, int64 (n,). Mostly none."""
+        return {}
 
     @property
     def name(self) -> str:

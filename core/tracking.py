@@ -14,11 +14,18 @@ METRICS = "metrics.jsonl"
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; a last line that was cut off by a crash is left out."""
+    """The lines of `metrics.jsonl`; those that a crash cut off or a power cut spoiled are left out.
+
+    None of them is one that a checkpoint builds on: up to there the file is on the disk (see `Tracker.flush`).
+    """
     rows = []
-    for line in (run_dir / METRICS).read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
+    for line in (run_dir / METRICS).read_bytes().splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith(b"\n") and isinstance(row, dict):
+            rows.append(row)
     return rows
 
 
@@ -33,24 +40,20 @@ def forget_after(run_dir: Path, step: int) -> None:
     partial.replace(path)
 
 
-def check_wandb() -> None:
-    """Raises UserError if Weights & Biases is wanted and not installed."""
+def check_wandb(key: str) -> None:
+    """Raises UserError if Weights & Biases, which `key` asks for, is not installed."""
     try:
         import wandb  # noqa: F401
     except ImportError:
-        raise UserError("wandb_enable: the package wandb is missing; pip install wandb, or set it to false") from None
+        raise UserError(f"{key}: the package wandb is missing; pip install wandb, or set it to false") from None
 
 
 class Wandb:
     """Weights & Biases as a guest: what fails in it is said once, and the run goes on without it."""
 
     def __init__(self, **settings: Any):
-        try:
-            import wandb
-        except ImportError:
-            raise UserError(
-                "wandb_enable: the package wandb is missing; pip install wandb, or set it to false"
-            ) from None
+        import wandb  # its absence was said by check_wandb
+
         self._run: Any = None
         self._guard(lambda: setattr(self, "_run", wandb.init(**settings)))
 
@@ -115,7 +118,9 @@ class Tracker:
         self._file.write(json.dumps(where | values, allow_nan=False) + "\n")
         self._file.flush()
         if self._wandb is not None:
-            group = "/".join(str(v) for k, v in where.items() if k in ("split", "seq_length"))
+            group = "/".join(
+                str(v) for k, v in where.items() if k in ("split", "seq_length", "part", "generator", "cell")
+            )
             self._wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=where["step"])
 
     def flush(self) -> None:

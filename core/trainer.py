@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from core import checkpoint, optim, rng, tracking
 from core.batch import SupervisedBatch
+from core.config import write_yaml
 from core.distributed import StopSignals, World
 from core.errors import Interrupted, RunFailed, UserError
 from core.evaluate import Slices
@@ -44,6 +44,7 @@ class Settings:
     seed: int = 0  # of dropout; data and weights have theirs
     accumulation: int = 1  # micro-batches per update, on each rank
     weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float | None = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
@@ -55,6 +56,7 @@ class Settings:
     patience: int | None = None  # evaluations without a lower validation loss before the run ends
     workers: int = 1  # threads that make batches ahead
     resume: bool = False
+    starts_blind: bool = True  # untrained weights: a first loss far above that of a blind guess is a mistake
     pad_token: int | None = None  # for the saved config.json
     wandb: dict[str, Any] | None = None  # arguments of wandb.init
 
@@ -113,10 +115,10 @@ def train(
             run.measure()
         for phase, step in run.remaining():
             stop_status = run.update(batches.take(run.state.step), phase.lr(step), stop.status)
-            if run.is_due(settings.log_every):
-                run.log(phase.lr(step))
             if run.is_due(settings.eval_every) and run.measure_and_judge() is Verdict.CHANGED:
                 batches.restart(run.state.step)
+            if run.is_due(settings.log_every):  # after the evaluation, which may find that this was the last update
+                run.log(phase.lr(step))
             if run.is_save_due() or stop_status:
                 run.save()
             if stop_status and not run.is_done():
@@ -144,7 +146,7 @@ class Run:
         self.total = sum(phase.steps for phase in plan)
         self.identity: dict[str, Any] = {}
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = optim.adamw(model, lr=0.0, weight_decay=settings.weight_decay)
+        self.optimizer = optim.adamw(model, lr=0.0, weight_decay=settings.weight_decay, betas=settings.betas)
         if settings.compile:
             model.compile_blocks()
         self.parallel: nn.Module = world.wrap(model)
@@ -237,12 +239,13 @@ class Run:
                 self.fail(f"loss is {loss / targets:g} and gradient norm {norm:g} at step {step}")
         self.unread = []
         vocabulary = math.log(self.model.config.num_tokens)
-        if first == 1 and rows[0][0] / self.state.window[0][1] > 2 * vocabulary + 2:
+        is_first = first == 1 and self.settings.starts_blind
+        if is_first and rows[0][0] / self.state.window[0][1] > 2 * vocabulary + 2:
             loss = rows[0][0] / self.state.window[0][1]
             self.fail(f"first loss is {loss:.2f} nats, far above ln(vocabulary) = {vocabulary:.2f} of a blind guess")
 
     def fail(self, what: str) -> None:
-        steps = checkpoint.list_steps(self.run_dir)
+        steps = [step for step in checkpoint.list_steps(self.run_dir) if step <= self.state.step]  # later: damaged
         last = f"last good checkpoint: {checkpoint.folder(self.run_dir, steps[-1])}" if steps else "no checkpoint yet"
         raise RunFailed(f"{self.run_dir}: {what}; {last}. Try a lower lr, more warmup_steps or a smaller max_grad_norm")
 
@@ -267,6 +270,8 @@ class Run:
         self.read()
         self.slices = self.evaluate(self.model)
         for where, values in self.slices:
+            if not math.isfinite(values["loss"]):
+                self.fail(f"{where['split']} loss is {values['loss']:g} after step {self.state.step}")
             self.tracker.log(self.where() | where, values)
         metrics = self.slices[0][1]
         self.tracker.show(val_loss=metrics["loss"], val_acc=metrics["accuracy"])
@@ -297,7 +302,7 @@ class Run:
     def save(self) -> None:
         """Saves, marks the best, deletes what is over the limit. Only the main rank writes."""
         self.read()
-        state, best = self.state, self.state.best_saved
+        state, best, window = self.state, self.state.best_saved, self.window_of_all_ranks()
         is_best = self.saveable_loss is not None and (best is None or self.saveable_loss < best[1])
         if is_best:
             assert self.saveable_loss is not None
@@ -306,7 +311,8 @@ class Run:
             return
         phase, _ = self.locate(state.step - 1)
         sources = {phase.name: phase.source.state_dict() for phase in self.plan}
-        record = {**asdict(state), "phase": phase.name, "sources": sources, "identity": self.identity}
+        position = {**asdict(state), "window": window, "phase": phase.name}
+        record = {**position, "sources": sources, "identity": self.identity}
         try:
             self.tracker.flush()
             checkpoint.save(self.run_dir, state.step, self.model, self.optimizer, record, self.settings.pad_token)
@@ -316,10 +322,19 @@ class Run:
         except OSError as error:
             self.fail(f"cannot save step {state.step}: {error}")
 
+    def window_of_all_ranks(self) -> list[tuple[float, float, float]]:
+        """What a checkpoint holds, so that it does not matter how many ranks go on from it: the main one takes it."""
+        rows = self.state.window
+        losses = self.world.sum([loss for loss, _, _ in rows])
+        targets = self.world.sum([targets for _, targets, _ in rows])
+        return list(zip(losses, targets, [norm for _, _, norm in rows], strict=True))  # a norm is of all ranks already
+
     def restore(self, definition: Definition) -> None:
         """Goes on from the newest intact checkpoint, or starts; then writes config.yaml. Raises UserError."""
         self.identity = json.loads(json.dumps(definition.identity))
         steps, run_dir = checkpoint.list_steps(self.run_dir), self.run_dir
+        if (best := run_dir / "best").is_dir() and not best.is_symlink():  # as a copy that follows links leaves it
+            raise UserError(f"{best} is a folder, where a link is to be made to the best checkpoint; move it away")
         if steps and not self.settings.resume:
             raise UserError(f"{run_dir} already holds a run (checkpoint-{steps[-1]}); continue it with resume: true")
         found = checkpoint.newest_intact(run_dir, self.world.say) if self.world.is_main else None
@@ -332,7 +347,7 @@ class Run:
             self.world.say(f"{run_dir} has no checkpoint yet: starting at step 0")
         if self.world.is_main:
             tracking.forget_after(run_dir, self.state.step if step >= 0 else -1)
-            (run_dir / "config.yaml").write_text(yaml.safe_dump(definition.config, sort_keys=False))
+            (run_dir / "config.yaml").write_text(write_yaml(definition.config))
 
     def load(self, step: int, definition: Definition) -> None:
         path = checkpoint.folder(self.run_dir, step)
@@ -343,6 +358,10 @@ class Run:
             phase.source.load_state_dict(record["sources"].get(phase.name, {}))
         self.state = State(**{name: record[name] for name in State.__dataclass_fields__})
         self.first_step = self.state.step
+        if not self.world.is_main:
+            self.state.window = []
+        if self.state.best_saved and not checkpoint.folder(self.run_dir, self.state.best_saved[0]).exists():
+            self.state.best_saved = None  # somebody deleted it; the best is to be one of those that are left
         if self.world.is_main and self.state.best_saved:
             checkpoint.link_best(self.run_dir, self.state.best_saved[0])
         self.world.say(f"resuming {path} at step {step} of {self.total}")
@@ -402,9 +421,15 @@ def rehearse(model: GPT, plan: Sequence[Phase], settings: Settings, world: World
         "seconds per update": f"{seconds:.4f} ({tokens / seconds:,.0f} tokens/s)",
         "peak " + kind: f"{memory / 2**20:,.0f} MiB",
         "updates": f"{run.total:,}",
-        "expected duration": f"{datetime.timedelta(seconds=round(seconds * run.total))} (h:mm:ss) without evaluation",
+        "expected duration": f"{duration(seconds * run.total)} without evaluation",
     }
     return "\n".join(f"{name:<28}{value}" for name, value in lines.items())
+
+
+def duration(seconds: float) -> str:
+    if seconds > 1e10:
+        return "centuries"
+    return f"{datetime.timedelta(seconds=round(seconds))} (h:mm:ss)"
 
 
 def check_identity(path: Path, saved: dict[str, Any], current: dict[str, Any], may_grow: Sequence[str]) -> None:

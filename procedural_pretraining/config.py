@@ -1,28 +1,30 @@
 """The keys of a pretraining run: those below, and the parameters of the task that `task` names."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from core.config import Config, problems
-from core.errors import UserError
 from core.model import GPTConfig, parse_size
+from core.run_config import SavedRunConfig, free
 from core.schedule import Shape
 from core.task import Task, task_class
+from procedural_data._shuffled import Shuffled
 
 PACKAGE = "procedural_data"
 MAY_GROW = ("max_steps", "epochs")
-FREE: Any = {"free": True}
 
 
-def free(default: Any, **settings: Any) -> Any:
-    """A field that decides where, how fast or how visibly a run goes, not what comes out: it may change on resume."""
-    return Field(default, json_schema_extra=FREE, **settings)
+class PretrainingConfig(SavedRunConfig):
+    cut: ClassVar[frozenset[str]] = frozenset({"batch_size", "gradient_accumulation_steps"})
 
-
-class PretrainingConfig(Config):
     task: str = Field(description="file in procedural_data/, such as sort; its own parameters are keys as well")
+
+    shuffle_tokens: bool = Field(
+        False,
+        description="a control: the tokens of each example, pads apart, in random order, in training and evaluation",
+    )
 
     gpt2_size: str = Field("2_4_16", description="layers_heads_width of the model, such as 12_12_768")
     positions: Literal["learned", "rope"] = Field("learned", description="GPT-2's learned positions, or rotary ones")
@@ -40,8 +42,7 @@ class PretrainingConfig(Config):
     warmup_steps: int = Field(0, ge=0, description="updates over which the learning rate rises")
     min_lr_ratio: float = Field(0.1, ge=0, le=1, description="share of lr that cosine and linear end at")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices")
-    max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are scaled down to this norm; null: never")
-    seed: int = Field(42, ge=0, description="of the initial weights, the data and dropout")
+    seed: int = Field(42, ge=0, le=2**64 - 1, description="of the initial weights, the data and dropout")
 
     eval_every_steps: int | None = Field(None, ge=1, description="updates between evaluations; null: save_every_steps")
     eval_examples: int = Field(640, ge=1, description="validation examples, the same ones each time")
@@ -61,25 +62,16 @@ class PretrainingConfig(Config):
     curriculum_step_epochs: int = Field(0, ge=0, description="epochs that each length is kept at least")
     stop_at_mastery: bool = Field(False, description="end the run when the final seq_length is mastered")
 
-    save_dir: str = free(..., min_length=1, description="folder of the run; checkpoints are save_dir/checkpoint-N")
-    run_name: str | None = free(None, description="subfolder of save_dir for this run")
     save_every_steps: int = free(500, ge=1, description="updates between checkpoints; the last update is always saved")
     save_steps: list[Annotated[int, Field(ge=1)]] = free(
         [], description="further updates to save, whatever save_total_limit"
     )
-    save_total_limit: int | None = free(20, ge=1, description="checkpoints kept: the newest, and always the best")
-    resume: bool = free(False, description="go on from the newest intact checkpoint in save_dir, if there is one")
 
-    device: str | int = free("auto", description="auto, cpu, cuda, cuda:1 or the number of a GPU")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
-    compile: bool = free(False, description="torch.compile; pays after a minute or so on a GPU")
-    num_workers: int = free(1, ge=0, description="threads that make batches ahead; 0: made when needed")
-    log_every_steps: int = free(10, ge=1, description="updates between lines of training loss")
-    wandb_enable: bool = free(False, description="log to Weights & Biases as well")
-    wandb_project: str = free("procedural_pretraining", description="its project")
-    wandb_name: str | None = free(None, description="its name for the run")
-    wandb_mode: Literal["online", "offline"] = free("online", description="offline: to files that wandb sync uploads")
-    resume_run_id: str | None = free(None, description="W&B id of the run to go on with")
+    @field_validator("task")
+    @classmethod
+    def _is_task(cls, task: str) -> str:
+        task_class(PACKAGE, task)
+        return task
 
     @field_validator("gpt2_size")
     @classmethod
@@ -93,8 +85,7 @@ class PretrainingConfig(Config):
             raise ValueError("max_steps and epochs are both null, so the run would never end; set one of them")
         if self.warmup_steps >= self.total_steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}, but the whole run has {self.total_steps} updates")
-        if type(self) is not PretrainingConfig:  # without a task there is nothing more to check
-            _ = self.model_shape
+        _ = self.model_shape
         return self
 
     @property
@@ -107,26 +98,16 @@ class PretrainingConfig(Config):
     def eval_every(self) -> int:
         return self.eval_every_steps or self.save_every_steps
 
-    @property
-    def run_dir(self) -> Path:
-        return Path(self.save_dir, self.run_name or "")
-
     def task_at(self, seq_length: int | None = None) -> Task:
         """The task, at another length if one is given. Raises ValueError in words."""
         kind = task_class(PACKAGE, self.task)
         parameters = {name: getattr(self, name) for name in kind.model_fields}
         parameters |= {} if seq_length is None else {"seq_length": seq_length}
         try:
-            return kind(**parameters)
+            task = kind(**parameters)
         except ValidationError as error:
             raise ValueError("; ".join(problems(error, kind, parameters))) from error
-
-    @property
-    def first_length(self) -> int:
-        """Where the length curriculum begins."""
-        if self.curriculum_start is not None:
-            return self.curriculum_start
-        return next((n for n in range(2, self.final_length + 1) if self._is_possible(n)), self.final_length)
+        return Shuffled(of=task) if self.shuffle_tokens else task
 
     def _is_possible(self, seq_length: int) -> bool:
         try:
@@ -136,18 +117,25 @@ class PretrainingConfig(Config):
         return True
 
     @property
-    def final_length(self) -> int:
-        return self.task_at().model_dump()["seq_length"]
+    def final_length(self) -> int | None:
+        """None for a mixture of tasks that have a seq_length each."""
+        return getattr(self, "seq_length", None)
 
     @property
-    def training_lengths(self) -> list[int]:
+    def curriculum(self) -> list[int]:
         """Every seq_length that is trained on, ascending. Raises ValueError if the curriculum cannot be."""
-        if not self.use_curriculum:
-            return [self.final_length]
-        first, last = self.first_length, self.final_length
+        last, first = self.final_length, self.curriculum_start
+        if last is None:
+            raise ValueError("use_curriculum needs one seq_length for all parts of the mixture; set seq_length")
+        if first is None:
+            first = next((n for n in range(2, last + 1) if self._is_possible(n)), last)
         if first > last:
             raise ValueError(f"curriculum_start is {first}, longer than the final seq_length {last}")
         return [*range(first, last, self.curriculum_step_size), last]
+
+    @property
+    def training_lengths(self) -> Sequence[int | None]:
+        return self.curriculum if self.use_curriculum else [self.final_length]
 
     @property
     def model_shape(self) -> GPTConfig:
@@ -169,28 +157,24 @@ class PretrainingConfig(Config):
         )
 
     def identity(self, world_size: int) -> dict[str, Any]:
-        """What decides on weights and metrics: a resumed run must have the same.
-
-        How a global batch is cut into micro-batches and ranks is not part of it.
-        """
-        cut = {"batch_size", "gradient_accumulation_steps"}
-        fields = type(self).model_fields
-        fixed = {name for name, field in fields.items() if field.json_schema_extra != FREE} - cut
         examples = self.batch_size * self.gradient_accumulation_steps * world_size
-        return {**self.model_dump(include=fixed), "eval_every_steps": self.eval_every, "examples_per_update": examples}
+        return {**super().identity(world_size), "eval_every_steps": self.eval_every, "examples_per_update": examples}
+
+
+class _WithoutTask(PretrainingConfig):
+    """Where no task is named, or none that exists, that is the error: which other keys there are depends on it."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 def schema(values: dict[str, Any]) -> type[PretrainingConfig]:
     """The keys of a run on the task that `values` name: those of every run, and the parameters of the task."""
-    name = values.get("task")
-    if not isinstance(name, str):
-        return PretrainingConfig  # whose check then asks for a task
     try:
-        kind = task_class(PACKAGE, name)
-    except ValueError as error:
-        raise UserError(f"task: {error}") from error
+        kind = task_class(PACKAGE, str(values.get("task")))
+    except ValueError:
+        return _WithoutTask
     parameters: dict[str, Any] = {key: (field.annotation, field) for key, field in kind.model_fields.items()}
-    return create_model(f"{name} pretraining", __base__=PretrainingConfig, **parameters)
+    return create_model(f"{values['task']} pretraining", __base__=PretrainingConfig, **parameters)
 
 
 class EvaluationConfig(Config):

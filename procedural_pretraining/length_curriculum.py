@@ -1,6 +1,6 @@
 """A length curriculum: short sequences first, longer ones once they are mastered."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from core.source import TaskSource, Verdict
@@ -8,7 +8,7 @@ from core.task import Task
 
 
 class LengthCurriculum(TaskSource):
-    """Examples of a task whose seq_length grows when an evaluation shows mastery of the present one.
+    """Examples of a task, given for each seq_length, which grows when an evaluation shows mastery of the present one.
 
     Mastery is an accuracy of at least `threshold` times the best possible one (1, where the prompt determines the
     answer). A length is kept for at least `min_steps` updates. At mastery of the last length, training may stop.
@@ -16,9 +16,9 @@ class LengthCurriculum(TaskSource):
 
     def __init__(
         self,
-        task: Task,
+        task_at: Callable[[int | None], Task],
         seed: int,
-        lengths: list[int],
+        lengths: Sequence[int | None],  # None: the one length of a task that has none to set
         threshold: float,
         min_steps: int,
         stop_at_mastery: bool,
@@ -27,10 +27,11 @@ class LengthCurriculum(TaskSource):
         self.lengths, self.threshold, self.min_steps = lengths, threshold, min_steps
         self.stop_at_mastery, self.say = stop_at_mastery, say
         self.history = [(0, lengths[0])]  # (step, seq_length from then on)
-        super().__init__(task.replace(seq_length=lengths[0]), seed)
+        self._task_at = task_at
+        super().__init__(task_at(lengths[0]), seed)
 
     @property
-    def length(self) -> int:
+    def length(self) -> int | None:
         return self.history[-1][1]
 
     def on_evaluation(self, step: int, metrics: dict[str, float]) -> Verdict:
@@ -41,7 +42,7 @@ class LengthCurriculum(TaskSource):
             return Verdict.MASTERED if self.stop_at_mastery else Verdict.GO_ON
         longer = self.lengths[self.lengths.index(length) + 1]
         self.history.append((step, longer))
-        self.task = self.task.replace(seq_length=longer)
+        self.task = self._task_at(longer)
         self.say(f"step {step}: seq_length {length} mastered at accuracy {metrics['accuracy']:.4f}, now {longer}")
         return Verdict.CHANGED
 
@@ -50,4 +51,4 @@ class LengthCurriculum(TaskSource):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history = [(step, length) for step, length in state["history"]]
-        self.task = self.task.replace(seq_length=self.length)
+        self.task = self._task_at(self.length)

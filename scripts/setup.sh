@@ -1,7 +1,7 @@
 # Sourced by the other scripts: goes to the root of the repository and activates .venv, made and filled as needed.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-if [ ! -x .venv/bin/python ]; then
+if [ ! -x .venv/bin/pip ]; then  # Debian without python3-venv makes .venv/bin/python, and then fails
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed" >&2; exit 2; }
     python3 -m venv .venv
 fi

@@ -34,7 +34,7 @@ def test_the_checkpoint_that_the_documentation_names_is_one_that_is_saved():
     assert 250 in resolved.save_steps
 
 
-@pytest.mark.parametrize("task", ITEMS + BRACKETS)
+@pytest.mark.parametrize("task", [*ITEMS, *BRACKETS, "eca", "set_union"])
 def test_every_configuration_trains_and_transformers_loads_the_result(task, tmp_path, monkeypatch):
     smaller = ["--gpt2_size", "2_4_16", "--max_steps", "3", "--batch_size", "2", "--eval_examples", "4"]
     if task in BRACKETS:

@@ -1,7 +1,9 @@
+from typing import ClassVar, Self
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core import config
 from core.errors import UserError
@@ -13,6 +15,16 @@ class Example(config.Config):
     steps: int = Field(3, ge=1, le=2_000_000)
     lengths: list[int] = Field([])
     flag: bool = False
+
+
+def test_merge_keys_bring_in_values_and_the_keys_beside_them_win(tmp_path):
+    text = "<<: {lr: 5e-4, steps: 7}\nsteps: 9"
+    assert (resolve(tmp_path, text).lr, resolve(tmp_path, text).steps) == (5e-4, 9)
+
+
+@pytest.mark.parametrize("name", ["08", "5e4", "12345e67", "1e5", "1e-3", "2_4", "true", "null", "0x10", "1.5", "a: b"])
+def test_a_name_is_written_so_that_it_is_read_as_a_name(name):
+    assert config.parse_yaml(config.as_yaml(Example(name=name)))["name"] == name
 
 
 def resolve(tmp_path, text="", **flags):
@@ -39,6 +51,11 @@ def resolve(tmp_path, text="", **flags):
         ("null", None),
         ("'5'", "5"),
         ("[1, 2e-3, a]", [1, 2e-3, "a"]),
+        ("2**18", 262144),
+        ("[2**16,2**128]", [2**16, 2**128]),
+        ("2 ** 18", "2 ** 18"),
+        ("2**-1", "2**-1"),
+        ("__import__('os')", "__import__('os')"),
     ],
 )
 def test_a_scalar_means_what_its_writer_meant(text, value):
@@ -88,6 +105,70 @@ def test_what_is_allowed_is_said_in_words():
         "lengths": "list of integer",
         "flag": "true or false",
     }
+
+
+@pytest.mark.parametrize("text", ["2**99999999999", "9**9**9", "10**4000", "1" + "0" * 41 + "**1"])
+def test_a_power_without_bounds_is_not_computed(tmp_path, text):
+    with pytest.raises(UserError):
+        resolve(tmp_path, f"steps: {text}")
+
+
+class Item(config.Config):
+    size: int = Field(ge=1)
+    colour: str | None = None
+
+    @model_validator(mode="after")
+    def _is_pretty(self) -> Self:
+        if self.colour == "grey":
+            raise ValueError("grey is no colour")
+        return self
+
+
+class Grouped(config.Config):
+    headings: ClassVar = {"model": "", "wandb": "wandb_"}
+    width: int = Field(4, ge=1)
+    use_wandb: bool = False
+    wandb_project: str | None = None
+    items: list[Item] = Field([])
+
+
+def resolve_grouped(tmp_path, text, **flags):
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    return config.resolve(lambda values: Grouped, str(path), flags)
+
+
+def test_keys_may_stand_under_headings_and_flags_name_them_without(tmp_path):
+    text = "model:\n  width: 7\nwandb:\n  project: p\n  use_wandb: true\nitems:\n- {size: 3}\n"
+    read = resolve_grouped(tmp_path, text)
+    assert (read.width, read.wandb_project, read.use_wandb, read.items[0].size) == (7, "p", True, 3)
+    assert resolve_grouped(tmp_path, text, width="9").width == 9
+    assert resolve_grouped(tmp_path, "model:\nwidth: 2").width == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model:\n  widht: 1", "model.widht: no such key. Did you mean width?"),
+        ("model:\n  width: 0", "model.width: 0 is not allowed; it takes integer >= 1"),
+        ("modle:\n  width: 1", "modle: no such key"),
+        ("model: 0", "model: 0 is not allowed"),
+        ("model: [width]", "model: ['width'] is not allowed"),
+        ("model:\n  width: 1\nwidth: 2", "width: stands twice, also as model.width"),
+        ("items:\n- {size: 1}\n- {size: 0}", "items[1].size: 0 is not allowed; it takes integer >= 1"),
+        ("items:\n- {size: 1, color: red}", "items[0].color: no such key. Did you mean colour?"),
+        ("items:\n- {colour: red}", "items[0].size: is missing; it takes integer >= 1"),
+        ("items:\n- {size: 1}\n- {size: 2, colour: grey}", "items[1]: grey is no colour"),
+        ("items:\n- 5", "items: [5] is not allowed; it takes list of {size, colour}"),
+        ("items: 5", "items: 5 is not allowed; it takes list of {size, colour}"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(tmp_path, text, words):
+    with pytest.raises(UserError) as error:
+        resolve_grouped(tmp_path, text)
+    (line,) = error.value.problems
+    assert line.startswith(f"{tmp_path / 'file.yaml'}: ")
+    assert words in line
 
 
 def test_an_empty_file_is_no_mistake(tmp_path):

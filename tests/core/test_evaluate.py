@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM
 from core import hf, optim
 from core.batch import IGNORE
 from core.distributed import World
-from core.evaluate import Evaluation, oracle_metrics
+from core.evaluate import by_group, oracle_metrics
 from core.model import GPT, GPTConfig, loss_sum
 from core.source import TaskSource
 from procedural_data.dyck import Dyck
@@ -35,7 +35,7 @@ def test_teacher_forced_exact_match_equals_greedy_decoding_of_the_answer(half_ta
     out = theirs.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=4, do_sample=False)
     decoded = (out == ids).all(dim=1).double().mean().item()
     assert 0.05 < decoded < 0.95, "the test has no power at the ends"
-    assert Evaluation.of_task(task, 0, "validation", 200, 64, World())(model)["exact_match"] == decoded
+    assert by_group(task, 0, "validation", 200, 64, World())[""](model)["exact_match"] == decoded
 
 
 def test_metrics_are_what_the_definitions_say_whatever_the_batch_size(half_taught):
@@ -52,7 +52,7 @@ def test_metrics_are_what_the_definitions_say_whatever_the_batch_size(half_taugh
         hits += right
         exact += all(right)
     for batch_size in (1, 7, 50, 64):
-        metrics = Evaluation.of_task(task, 0, "test", 50, batch_size, World())(model)
+        metrics = by_group(task, 0, "test", 50, batch_size, World())[""](model)
         assert metrics["loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
         assert metrics["accuracy"] == pytest.approx(sum(hits) / len(hits))
         assert metrics["exact_match"] == pytest.approx(exact / 50)
@@ -60,7 +60,7 @@ def test_metrics_are_what_the_definitions_say_whatever_the_batch_size(half_taugh
 
 def test_ranks_divide_the_examples_among_themselves(half_taught):
     task, _ = half_taught
-    shares = [Evaluation.of_task(task, 0, "test", 50, 8, World(rank=rank, size=2)) for rank in (0, 1)]
+    shares = [by_group(task, 0, "test", 50, 8, World(rank=rank, size=2))[""] for rank in (0, 1)]
     rows = [row for share in shares for batch in share._batches for row in batch.input_ids.tolist()]
     assert sorted(rows) == sorted(TaskSource(task, seed=0).batch("test", 0, 50).input_ids.tolist())
 
@@ -68,7 +68,7 @@ def test_ranks_divide_the_examples_among_themselves(half_taught):
 def test_a_model_in_training_stays_in_training(half_taught):
     task, model = half_taught
     model.train()
-    Evaluation.of_task(task, 0, "test", 4, 4, World())(model)
+    by_group(task, 0, "test", 4, 4, World())[""](model)
     assert model.training
     model.eval()
 

@@ -24,7 +24,7 @@ KINDS = [
     {"positions": positions, "tied": tied} | ({"rope_theta": 5000.0} if positions == "rope" else {})
     for positions in ("learned", "rope")
     for tied in (True, False)
-]
+] + [{"tokens_per_number": 3}]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,7 +49,8 @@ def test_both_kinds_of_folder_come_back_bit_for_bit(tmp_path, kind):
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
     (tmp_path / "theirs").mkdir()
     theirs.save_pretrained(tmp_path / "theirs")
-    for folder in (tmp_path, tmp_path / "theirs"):
+    folders = [tmp_path] if "tokens_per_number" in kind else [tmp_path, tmp_path / "theirs"]  # theirs has no parts
+    for folder in folders:
         loaded = hf.load(folder)
         assert loaded.config == model.config
         for name, parameter in model.named_parameters():
@@ -106,3 +107,54 @@ def test_missing_and_broken_files_are_named(tmp_path, file):
     path.unlink()
     with pytest.raises(hf.UnreadableModel, match="holds no readable model"):
         hf.load(tmp_path)
+
+
+def test_positions_by_number_and_digit_are_the_table_they_add_up_to(tmp_path):
+    model = perturbed(tokens_per_number=3)
+    table = model.position_table()
+    for position in range(40):
+        expected = model.wpe.weight[position // 3] + model.wde.weight[position % 3]
+        assert torch.equal(table[position], expected)
+    hf.save(model, tmp_path)
+    (tmp_path / hf.POSITION_PARTS).unlink()
+    with pytest.raises(hf.UnreadableModel, match=r"wpe\.weight is missing"):
+        hf.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, {"positions": "rope", "n_positions": 64}])
+def test_a_grown_model_keeps_every_weight_and_its_new_rows(tmp_path, kind):
+    hf.save(perturbed(**{**kind, "n_positions": 40}), tmp_path)
+    old = hf.load(tmp_path)
+    new = GPT(
+        GPTConfig(31, kind.get("n_positions", 40), 3, 4, 32, **{k: v for k, v in kind.items() if k != "n_positions"})
+    )
+    fresh = {name: p.clone() for name, p in new.named_parameters()}
+    assert hf.load_grown(new, tmp_path) == 23
+    before = dict(old.named_parameters())
+    for name, p in new.named_parameters():
+        assert torch.equal(p[: len(before[name])], before[name]), name
+        assert torch.equal(p[len(before[name]) :], fresh[name][len(before[name]) :]), name
+    assert not torch.equal(new.wte.weight[23:], torch.zeros(8, 32))
+    ids = torch.randint(0, 23, (2, 30), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(new.eval()(ids)[..., :23], old.eval()(ids))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n_layer": 2}, "n_layer is 3, not 2"),
+        ({"n_embd": 16}, "n_embd is 32, not 16"),
+        ({"num_tokens": 20}, "num_tokens is 23, more than 20"),
+        ({"n_positions": 41}, "n_positions is 40, not 41"),
+        ({"positions": "rope"}, "positions is learned, not rope"),
+    ],
+)
+def test_a_model_of_another_shape_does_not_grow_into_a_new_one(tmp_path, changes, words):
+    hf.save(perturbed(), tmp_path)
+    shape = {"num_tokens": 23, "n_positions": 40, "n_layer": 3, "n_head": 4, "n_embd": 32}
+    new = GPT(GPTConfig(**{**shape, **changes}))
+    before = {name: p.clone() for name, p in new.named_parameters()}
+    with pytest.raises(hf.UnreadableModel, match=words):
+        hf.load_grown(new, tmp_path)
+    assert all(torch.equal(p, before[name]) for name, p in new.named_parameters())

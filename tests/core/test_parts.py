@@ -47,6 +47,12 @@ def test_rates_have_their_closed_forms():
     assert factor(109, shape="constant", **at) == 1
 
 
+def test_a_warm_up_may_start_where_told():
+    at = {"steps": 40, "warmup": 5, "shape": "constant", "start": 1e-4}
+    trace = [factor(step, **at) for step in range(7)]
+    assert trace == pytest.approx([0.0001, 0.20008, 0.40006, 0.60004, 0.80002, 1, 1])
+
+
 def steps(model, optimizer, first, last):
     served = TaskSource(TASK, 0)
     for step in range(first, last):

@@ -53,8 +53,10 @@ def test_killed_at_random_moments_and_during_saves_it_ends_bit_identical(train, 
 
     script = Path(__file__).parents[1] / "support" / "kill_and_resume.py"
     killed = tmp_path / "killed"
-    command = [sys.executable, script, str(seed), "12", *flags(save_dir=killed, resume=True, **ALL_AT_ONCE)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": "."}, capture_output=True, text=True)
+    command = [sys.executable, script, str(seed), "12", "procedural_pretraining.cli"]
+    command += flags(save_dir=killed, resume=True, **ALL_AT_ONCE)
+    environment = {**os.environ, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}  # one thread, as here: sums depend on it
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "killed 12 times" in done.stdout
     assert_same_end(whole, killed, 300)
@@ -131,9 +133,27 @@ def test_a_folder_that_holds_a_run_is_not_written_over(train, capsys):
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_copy_of_a_run_in_which_best_became_a_folder_is_refused_in_words(train, capsys):
+    run = train("run")
+    best = (run / "best").resolve()
+    (run / "best").unlink()
+    shutil.copytree(best, run / "best")
+    train("run", status=2, resume=True, max_steps=30)
+    assert f"{run}/best is a folder, where a link is to be made" in capsys.readouterr().err
+
+
+def test_if_the_best_checkpoint_was_deleted_best_is_one_that_exists(train):
+    rising = {"lr": 0.5, "warmup_steps": 39}  # diverges after a good start
+    run = train("run", max_steps=40, **rising)
+    assert (run / "best").resolve() == run / "checkpoint-15"
+    shutil.rmtree(run / "checkpoint-15")
+    train("run", max_steps=45, resume=True, **rising)
+    summary = json.loads((run / "summary.json").read_text())
+    assert Path(summary["best"]) == (run / "best").resolve() == run / "checkpoint-45"
+    assert checkpoint.damage(run / "best") is None
+
+
 # --- Damage
-
-
 CHECKPOINT_FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "trainer_state.json", "manifest.json"]
 
 
@@ -224,7 +244,8 @@ def assert_same_course(one: Path, other: Path) -> None:
 
 
 def test_two_processes_do_what_one_does_with_accumulation_and_take_over_from_each_other(train, tmp_path):
-    common = {"max_steps": 50, "save_every_steps": 10, "log_every_steps": 1, "save_total_limit": None}
+    # Logged every 3rd update, so that the loss at 21 is a mean over updates before and after the resume at 20.
+    common = {"max_steps": 50, "save_every_steps": 10, "log_every_steps": 3, "save_total_limit": None}
     common |= {"use_curriculum": True, "curriculum_mastery_threshold": 0.4, "curriculum_step_size": 2}
     one = train("one", gradient_accumulation_steps=2, **common)
     torchrun(*flags(save_dir=tmp_path / "two", **common))

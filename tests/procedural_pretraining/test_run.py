@@ -5,6 +5,8 @@ import json
 import math
 import subprocess
 import sys
+import weakref
+from contextlib import nullcontext
 
 import matplotlib.image
 import pytest
@@ -12,11 +14,18 @@ import torch
 import yaml
 from small_runs import flags, metrics
 
-from core import checkpoint, trainer
+from core import checkpoint, evaluate, trainer
+from core.config import resolve
+from core.distributed import World
+from core.model import GPT
 from core.schedule import factor
 from core.tracking import read_metrics
 from procedural_data.set import Set
 from procedural_pretraining import cli
+from procedural_pretraining import run as pretraining
+from procedural_pretraining.config import schema
+from procedural_pretraining.length_curriculum import LengthCurriculum
+from procedural_pretraining.run import LengthTable
 
 
 def spoil(monkeypatch, at_call: int, value: float) -> None:
@@ -29,6 +38,16 @@ def spoil(monkeypatch, at_call: int, value: float) -> None:
         return right(model, batch) * (value if calls == at_call else 1.0)
 
     monkeypatch.setattr(trainer, "loss_sum", wrong)
+
+
+def test_a_damaged_checkpoint_is_not_called_the_last_good_one(train, monkeypatch, capsys):
+    run = train()
+    (run / "checkpoint-20" / "model.safetensors").write_bytes(b"")
+    spoil(monkeypatch, 3, math.nan)
+    train(status=1, resume=True)
+    error = capsys.readouterr().err
+    assert "at step 18" in error
+    assert f"last good checkpoint: {run}/checkpoint-15." in error
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -47,6 +66,12 @@ def test_an_absurd_first_loss_stops_the_run(train, monkeypatch, capsys):
     run = train(status=1)
     assert "far above ln(vocabulary)" in capsys.readouterr().err
     assert checkpoint.list_steps(run) == []
+
+
+def test_weights_that_an_update_ruined_are_noticed_by_the_evaluation_after_it(train, capsys):
+    run = train(status=1, lr=1e30, eval_every_steps=1)
+    assert "validation loss is nan after step 1; no checkpoint yet" in capsys.readouterr().err
+    assert [row["step"] for row in metrics(run)] == [0]
 
 
 def test_a_full_disk_ends_the_run_in_words_and_loses_nothing(train, monkeypatch, capsys):
@@ -68,6 +93,21 @@ def test_a_full_disk_ends_the_run_in_words_and_loses_nothing(train, monkeypatch,
     assert checkpoint.list_steps(run) == [5, 10, 15, 20]
 
 
+def test_no_training_loss_is_lost_when_an_evaluation_ends_the_run(train):
+    run = train(lr=1e-12, patience=1, max_steps=100, weight_decay=0, eval_every_steps=5, log_every_steps=7)
+    assert [row["step"] for row in metrics(run) if row["split"] == "train"] == [7, 10]
+
+
+def test_a_model_too_large_for_the_memory_ends_in_a_line(train, tmp_path, capsys):
+    train(status=1, gpt2_size="1_1_4000000")
+    assert "error: out of memory" in capsys.readouterr().err
+
+
+def test_a_duration_beyond_all_bounds_is_told():
+    assert trainer.duration(3725) == "1:02:05 (h:mm:ss)"
+    assert trainer.duration(1e18) == "centuries"
+
+
 def test_patience_ends_a_run_that_does_not_improve(train):
     run = train(lr=1e-12, patience=2, max_steps=100, weight_decay=0)
     summary = json.loads((run / "summary.json").read_text())
@@ -75,6 +115,26 @@ def test_patience_ends_a_run_that_does_not_improve(train):
     assert summary["step"] < 100
     train(lr=1e-12, patience=2, max_steps=100, weight_decay=0, resume=True)
     assert checkpoint.list_steps(run)[-1] == summary["step"], "a run that was given up stays so"
+
+
+def test_only_the_examples_of_lengths_still_measured_are_kept_in_memory():
+    keys = dict(zip(*[iter(word.removeprefix("--") for word in flags(save_dir="x"))] * 2, strict=True))
+    config = resolve(schema, None, keys | {"use_curriculum": "true", "eval_lengths": "3"})
+    model = GPT(config.model_shape)
+    source = LengthCurriculum(config.task_at, 42, [2, 4, 6], 0.0, 0, False, lambda text: None)
+    table, kept = LengthTable(config, source, World()), weakref.WeakSet()
+
+    def by_group(*arguments):
+        made = evaluate.by_group(*arguments)
+        kept.update(made.values())
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining, "by_group", by_group)
+        for step in (1, 2, 3):
+            table(model)
+            source.on_evaluation(step, {"accuracy": 1.0})
+    assert len(kept) == 2, "the present length, and that of eval_lengths"
 
 
 def test_training_stops_at_mastery_of_the_final_length_if_asked(train):
@@ -86,6 +146,12 @@ def test_training_stops_at_mastery_of_the_final_length_if_asked(train):
     assert train("on", max_steps=40, **changes).joinpath("checkpoint-40").is_dir()
 
 
+def test_training_stops_at_mastery_without_a_curriculum_as_well(train):
+    run = train(max_steps=40, stop_at_mastery=True, curriculum_mastery_threshold=0.05)
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["stopped"], summary["step"] < 40) == ("mastery", True)
+
+
 def test_a_length_is_kept_for_the_epochs_asked(train):
     changes = {"use_curriculum": True, "curriculum_mastery_threshold": 0.1, "steps_per_epoch": 10}
     run = train(max_steps=40, curriculum_step_epochs=2, **changes)
@@ -94,9 +160,11 @@ def test_a_length_is_kept_for_the_epochs_asked(train):
 
 
 def test_best_is_the_saved_checkpoint_with_the_lowest_validation_loss_and_is_never_deleted(train):
-    run = train(lr=0.3, max_steps=40, save_total_limit=1, save_steps="[7]")  # diverges after a good start
+    rising = {"lr": 0.5, "warmup_steps": 39, "max_steps": 40}  # diverges after a good start
+    run = train(save_total_limit=1, save_steps="[7]", **rising)
     losses = {row["step"]: row["loss"] for row in metrics(run) if row["split"] == "validation" and row["step"] > 0}
     best = min(losses, key=losses.get)
+    assert 7 < best < 40
     assert (run / "best").resolve().name == f"checkpoint-{best}"
     assert set(checkpoint.list_steps(run)) == {7, best, 40}
 
@@ -180,6 +248,16 @@ def test_a_line_that_a_crash_cut_off_is_left_out(train):
     assert read_metrics(run) == rows
 
 
+@pytest.mark.parametrize("spoiled", [b"\0" * 50 + b"\n", b'{"step": 21, "lo{"step": 24}\n', b"\xff\xfe\n"])
+def test_lines_that_a_power_cut_spoiled_do_not_keep_a_run_from_going_on(train, spoiled):
+    run = train(max_steps=10)
+    rows = metrics(run)
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(spoiled)
+    train(max_steps=20, resume=True)
+    assert metrics(run)[: len(rows)] == rows
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -193,6 +271,17 @@ def test_curves_are_drawn(train, changes):
     assert picture.shape[0] > 300
     assert picture.shape[1] > 1000
     assert picture[..., :3].std() > 0.02, "an empty page"
+
+
+def test_curves_are_drawn_for_a_folder_whose_name_looks_like_a_formula(train):
+    assert (train("a $x^$ run") / "plots" / "curves.png").exists()
+
+
+def test_a_tilde_in_a_path_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main(flags(save_dir="~/run")) == 0
+    assert checkpoint.list_steps(tmp_path / "run")[-1] == 20
+    assert cli.main(["evaluate", "--checkpoint=~/run/best"]) == 0
 
 
 # --- Commands
@@ -213,6 +302,17 @@ def test_evaluate_measures_what_the_run_measured(train, capsys):
     assert "eval_lengths: 30 needs 61 positions" in capsys.readouterr().err
 
 
+def test_evaluate_reads_a_run_whose_name_looks_like_a_number(train):
+    run = train(run_name="08") / "08"
+    assert cli.main(["evaluate", "--checkpoint", str(run / "checkpoint-20")]) == 0
+
+
+def test_evaluate_refuses_a_length_whose_split_has_no_prompt(train, capsys):
+    command = ["evaluate", "--checkpoint", str(train(vocab_size=8) / "best"), "--split", "validation"]
+    assert cli.main([*command, "--eval_lengths", "1"]) == 2
+    assert "examples of the validation split" in capsys.readouterr().err
+
+
 def test_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
     assert cli.main([*flags(save_dir=tmp_path / "run"), "--dry_run"]) == 0
     said = capsys.readouterr().out
@@ -220,6 +320,20 @@ def test_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
     task = Set(seq_length=6, vocab_size=12)
     for words in ("parameters", f"{8 * task.block_size} , ".replace(" ", ""), "MiB", "expected duration"):
         assert words in said, said
+
+
+def test_dry_run_of_a_length_curriculum_measures_its_longest_sequences(tmp_path, capsys):
+    assert cli.main([*flags(save_dir=tmp_path / "run"), "--use_curriculum", "--dry_run"]) == 0
+    assert f" {8 * Set(seq_length=6, vocab_size=12).block_size}, of which" in capsys.readouterr().out
+
+
+def test_only_the_main_process_prints_what_a_rehearsal_or_an_evaluation_found(train, tmp_path, monkeypatch, capsys):
+    run = train()
+    capsys.readouterr()
+    monkeypatch.setattr("procedural_pretraining.run.join", lambda device: nullcontext(World(rank=1)))
+    assert cli.main([*flags(save_dir=tmp_path / "other"), "--dry_run"]) == 0
+    assert cli.main(["evaluate", "--checkpoint", str(run / "best"), "--examples", "100"]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_print_config_prints_what_resolves_to_itself(tmp_path, capsys):
@@ -234,7 +348,6 @@ def test_print_config_prints_what_resolves_to_itself(tmp_path, capsys):
 def test_help_explains_every_key_of_the_task(capsys):
     assert cli.main(["--task", "dyck", "--help"]) == 0
     said = capsys.readouterr().out
-    from procedural_pretraining.config import schema
 
     for name, field in schema({"task": "dyck"}).model_fields.items():
         assert f"--{name}  (" in said

@@ -9,7 +9,8 @@ import pytest
 from core.batch import IGNORE
 from core.task import Task, task_class, task_names
 
-TASKS = [task_class("procedural_data", name) for name in task_names("procedural_data")]
+PACKAGES = ["procedural_data", "downstream.algorithmic_tasks.tasks"]
+TASKS = [task_class(package, name) for package in PACKAGES for name in task_names(package)]
 
 
 def example(kind: type[Task]) -> tuple[Task, list[int], list[int]]:

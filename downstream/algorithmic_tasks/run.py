@@ -1,0 +1,110 @@
+"""From a checked configuration to a model trained on an algorithmic task: transfer, plan, the loop of `core`, test."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from core import plots, trainer, transfer
+from core.distributed import World, join
+from core.errors import UserError
+from core.evaluate import Slices
+from core.model import GPT
+from core.report import report
+from core.run_config import check_device
+from core.schedule import factor
+from core.split import SHARES, draw_block
+from core.trainer import Definition, Phase, Settings
+from downstream.algorithmic_tasks.config import MAY_GROW, AlgorithmicConfig
+from downstream.algorithmic_tasks.exam import Exam, QuestionSource
+
+LABELS = ("split", "questions")
+
+
+def train(config: AlgorithmicConfig) -> dict[str, Any]:
+    """Transfers, trains, tests, saves and draws. Returns the summary that is in `run_dir/summary.json`."""
+    check_device(config.device)
+    check_splits(config)
+    with join(config.device) as world:
+        model, fates = build_model(config)
+        config.check_machine()
+        announce(fates, world)
+        plan, settings = build_plan(config, world)
+        exam = partial(Exam, config.question, config.seed, batch_size=config.micro_batch, world=world)
+        validation = exam(split="validation", examples=config.validation_size)
+
+        def evaluate(model: GPT) -> Slices:
+            return [({"split": "validation"}, validation(model))]
+
+        definition = Definition(config.model_dump(), config.identity(world.size), MAY_GROW)
+        summary = trainer.train(model, plan, evaluate, settings, config.run_dir, definition, world)
+        test = exam(split="test", examples=config.eval_size)(model)
+        summary["evaluation"].append({"split": "test", **test})
+        summary["transfer"] = fates.rows()
+        if world.is_main:
+            (config.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            report(config.run_dir, summary, [plots.draw_run(config.run_dir)], LABELS)
+    return summary
+
+
+def rehearse(config: AlgorithmicConfig) -> None:
+    """Builds everything, tries a few updates, says what the run would take. Writes nothing."""
+    check_device(config.device)
+    check_splits(config)
+    with join(config.device) as world:
+        model, fates = build_model(config)
+        announce(fates, world)
+        print(trainer.rehearse(model, *build_plan(config, world), world))
+
+
+def announce(fates: transfer.Report, world: World) -> None:
+    if not fates.says_nothing:
+        world.say(str(fates))
+
+
+def check_splits(config: AlgorithmicConfig) -> None:
+    """Raises UserError if the task has too few questions to be divided."""
+    for split in SHARES:
+        draw_block(config.question, config.seed, split, 0)
+
+
+def build_model(config: AlgorithmicConfig) -> tuple[GPT, transfer.Report]:
+    """The model with what is transferred, and what is frozen. Raises UserError for what does not fit."""
+    parts = [transfer.Part(transfer.read(path, key), some, key) for key, path, some in config.sources]
+    try:
+        shape = config.shape(parts[0].source if parts else None)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    model = GPT(shape, seed=config.seed)
+    chosen = transfer.Transfer(
+        parts,
+        embedding=config.embedding_init_strategy,
+        trained=config.weights_to_be_trained,
+        control=config.transfer_control,
+        seed=config.seed,
+    )
+    return model, transfer.apply(model, chosen)
+
+
+def build_plan(config: AlgorithmicConfig, world: World) -> tuple[list[Phase], Settings]:
+    course: Callable[[int], float] = partial(
+        factor,
+        shape=config.lr_schedule,
+        steps=config.updates,
+        warmup=config.warmup,
+        floor=config.min_lr_ratio,
+    )
+    source = QuestionSource(config.question, config.seed, config.mask)
+    rate = config.learning_rate
+    plan = [Phase(config.task, source, config.updates, config.micro_batch, lambda step: rate * course(step))]
+    settings = config.settings(
+        world.device,
+        seed=config.seed,
+        accumulation=config.gradient_accumulation_steps,
+        weight_decay=config.weight_decay,
+        eval_every=config.eval_every,
+        save_every=config.save_steps,
+        starts_blind=not config.sources,
+        pad_token=config.question.pad_token,
+    )
+    return plan, settings

@@ -1,0 +1,11 @@
+"""python prng/prng_train_lowmem.py --type XSLRR --m 262144 ...: as `python -m prng.cli train`."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # a script's own folder stands there, and hides the package
+
+from prng.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(default="train"))
