@@ -29,7 +29,9 @@ class CapoTask(ExampleTask):
     Every word, with the blank before it, is a token, as is every comma and full stop, and all tokens are predicted.
 
         CapoTask(num_people=1, exposures=1)
-        text   " Elon Maywyn Kirkber was born on June 9, 2074. Biographers agree that he spent the earliest years ..."
+        text   " Norus Pauby Valestead first opened both eyes on September 21, 1977, as is well known. In short, he came
+                into the world in Copperdale. As far as we know, he graduated from Garthcrest State University. Friends
+                confirm that he took courses in Banking. He built a career in Eastport. He earned a living at Paraline."
 
     After bioS(N) of "Physics of Language Models: Part 3.1" (Allen-Zhu and Li, 2023, arXiv 2309.14316) and 3.3 (2024,
     arXiv 2404.05405), with the same sizes of lists; names, values and templates are our own. `replace(templates=
@@ -206,8 +208,14 @@ class CapoTask(ExampleTask):
             raise ValueError(f"{unknown[0]!r} is none of the words of these texts")
         return [0, *(ids[word] for word in bio.words(text)), 1]
 
+    def texts(self, batch: Batch) -> list[str]:
+        """The text of each row."""
+        rows = zip(batch.input_ids.tolist(), self._lengths(batch).tolist(), strict=True)
+        return [self.decode(row[:length]) for row, length in rows]
+
     def examples(self, batch: Batch) -> list[Example]:
-        return [{"text": self.decode(row["input_ids"]), **row} for row in super().examples(batch)]
+        rows = zip(self.texts(batch), super().examples(batch), strict=True)
+        return [{"text": text, **row} for text, row in rows]
 
     def validate_example(self, example: Mapping[str, Any]) -> bool:
         """As for the other tasks; the text is enough, and must be that of the tokens if both are there."""

@@ -151,7 +151,7 @@ VARIANTS = [
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_text_with_one_other_token_is_rejected_unless_it_says_something_true(variant):
     task = CapoTask(num_people=12, exposures=20, **variant)
-    agreement(task, lambda row: reads_as_valid(task, row), count=10_000 // len(VARIANTS))
+    agreement(task, lambda row: reads_as_valid(task, row), count=2500 if variant else 10_000)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
