@@ -1,6 +1,6 @@
 """What tasks hand to training: token ids, and at which positions which id has to be predicted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,16 +39,27 @@ class SupervisedBatch(NamedTuple):
     input_ids: Tensor  # int64 (B, T)
     positions: Tensor  # int64 (N,), ascending indices into the flattened (B * T) tokens
     labels: Tensor  # int64 (N,), the token to predict at each of them
+    starts: Tensor | None = None  # int64 (B, T): where the row of each token begins, if rows share contexts
+    rows_inside: int | None = None  # examples in it, if rows share contexts
+
+    @property
+    def examples(self) -> int:
+        return len(self.input_ids) if self.rows_inside is None else self.rows_inside
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> "SupervisedBatch":
+        starts = None if self.starts is None else move(self.starts)
+        ids, positions, labels = move(self.input_ids), move(self.positions), move(self.labels)
+        return SupervisedBatch(ids, positions, labels, starts, self.rows_inside)
 
     def pinned(self, device: torch.device) -> "SupervisedBatch":
         """In memory from which `device` can be fed without waiting."""
         if device.type != "cuda":
             return self
-        return SupervisedBatch(*(x if x.is_cuda else x.pin_memory() for x in self))  # some are made on the GPU
+        return self._each(lambda x: x if x.is_cuda else x.pin_memory())  # some are made on the GPU
 
     def to(self, device: torch.device) -> "SupervisedBatch":
         """On `device`, without waiting for the copy."""
-        return SupervisedBatch(*(x.to(device, non_blocking=True) for x in self)) if device.type == "cuda" else self
+        return self._each(lambda x: x.to(device, non_blocking=True)) if device.type == "cuda" else self
 
 
 def concatenate(batches: Sequence[Batch], pad_token: int | None = None) -> Batch:

@@ -10,8 +10,11 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from core.batch import IGNORE, Batch
+from core.distributed import World
+from core.model import GPT, GPTConfig
 from core.source import TaskSource
 from core.task import task_class, task_names
+from core.trainer import Phase, Run, Settings
 from synthetic_tasks._example_task import ExampleTask, preset
 from synthetic_tasks.brevo import BrevoTask
 from synthetic_tasks.depo import DepoTask
@@ -100,6 +103,7 @@ def test_streams_end_where_they_are_told_and_never_otherwise():
         SMALL.iterable(0, -1)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("workers", [0, 1, 2, 4])
 def test_workers_and_ranks_share_the_examples_without_repeats_or_gaps(monkeypatch, workers, ranks):
@@ -168,3 +172,24 @@ def test_spans_of_a_task_are_its_answers():
     )
     row, start, stop, kind = ExampleTask.spans(SMALL, batch)
     assert (row.tolist(), start.tolist(), stop.tolist(), kind.tolist()) == ([0, 1], [2, 1], [4, 3], [0, 0])
+
+
+def test_a_run_on_packed_rows_learns_what_a_run_on_padded_ones_learns(tmp_path):
+    task = ManoTask(L=3, value_mod=5)
+    results = {}
+    for pack_to in (None, 64):
+        model = GPT(GPTConfig(task.num_tokens, task.block_size, 1, 2, 16))
+        phase = Phase("mano", TaskSource(task, seed=0), 4, 32, lambda step: 1e-2, pack_to=pack_to)
+        run = Run(model, [phase], lambda model: [], Settings(pad_token=task.pad_token), tmp_path, World())
+        run.tracker = type("Silent", (), {"advance": lambda self: None})()
+        for step in range(4):
+            run.update(run.make_update(step), 1e-2, 0)
+        run.read()
+        results[pack_to] = run.state
+    padded, together = results[None], results[64]
+    assert padded.examples == together.examples == 128
+    assert together.tokens < padded.tokens
+    for (loss, targets, norm), (loss_2, targets_2, norm_2) in zip(padded.window, together.window, strict=True):
+        assert targets == targets_2
+        assert loss == pytest.approx(loss_2, rel=1e-4)
+        assert norm == pytest.approx(norm_2, rel=1e-3)
