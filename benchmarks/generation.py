@@ -1,4 +1,5 @@
 """How fast tasks and PRNG sequences are made on one core, as training pays for it: split, hash and rejection included.
+Pads are not counted.
 
 python -m benchmarks.generation [--json FILE] [--tasks sort,xslrr] [--seconds 2]
 """
@@ -22,6 +23,8 @@ from core.task import task_class, task_names
 from prng.generators import Generator
 from prng.parameters import Excluded, choose
 from prng.source import Format, Grid, Mixture
+from synthetic_tasks._example_task import preset
+from synthetic_tasks.capo import CapoTask
 
 PACKAGES = ("procedural_data", "downstream.algorithmic_tasks.tasks")
 SECONDS_PER_ROUND = 0.02  # many blocks of the fast tasks, so that a second draw here and there is part of the price
@@ -42,6 +45,21 @@ BARS = {  # tokens per second on one core, at the documented sizes
     "sorting": 10e6,
     "xslrr": 40e6,
 }
+EXAMPLE_BARS = {  # examples per second on one core, with the parameters that the name stands for
+    "depo1_225": 40e3,
+    "depo2_75": 40e3,
+    "brevo1_70": 50e3,
+    "mano_10": 600e3,
+    "bios_50k_text": 90e3,
+}
+SYNTHETIC = (
+    "depo1_225",
+    "depo2_75",
+    "brevo1_70",
+    "brevo2_30",
+    "mano_10",
+    "bios_50k",
+)  # presets, in place of their tasks
 
 
 @dataclass(frozen=True)
@@ -51,11 +69,30 @@ class Candidate:
     name: str
     parameters: dict[str, Any]
     draw: Callable[[int], Batch]
+    pad_token: int | None = None
 
 
 def of_task(package: str, name: str) -> Candidate:
     task = task_class(package, name)()
     return Candidate(name, task.model_dump(), lambda number: draw_block(task, 0, "train", number))
+
+
+def of_preset(name: str) -> Candidate:
+    task = preset(name)
+    return Candidate(name, task.model_dump(), lambda number: draw_block(task, 0, "train", number), task.pad_token)
+
+
+def of_texts() -> Candidate:
+    """Capo's texts as strings, beside the tokens."""
+    task = preset("bios_50k")
+    assert isinstance(task, CapoTask)
+
+    def draw(number: int) -> Batch:
+        batch = draw_block(task, 0, "train", number)
+        task.texts(batch)
+        return batch
+
+    return Candidate("bios_50k_text", task.model_dump(), draw, task.pad_token)
 
 
 def of_xslrr() -> Candidate:
@@ -86,16 +123,22 @@ def measure(make: Callable[[], Candidate], seconds: float) -> dict[str, Any]:
         rounds.append((time.perf_counter() - started) / blocks)
         block += blocks
     median = statistics.median(rounds)
+    examples, width = input_ids.shape
+    pads = int((input_ids == candidate.pad_token).sum()) if candidate.pad_token is not None else 0
+    tokens = width - pads / examples
+    rates = {"examples": examples / median, "tokens": examples * tokens / median}
+    bars = {"examples": EXAMPLE_BARS.get(candidate.name), "tokens": BARS.get(candidate.name)}
     return {
         "task": candidate.name,
         "parameters": candidate.parameters,
         "setup_ms": 1e3 * statistics.median(setups),
-        "examples_per_block": len(input_ids),
-        "tokens_per_example": input_ids.shape[1],
+        "examples_per_block": examples,
+        "tokens_per_example": round(tokens, 1),
         "ms_per_block": 1e3 * median,
-        "examples_per_second": len(input_ids) / median,
-        "tokens_per_second": input_ids.numel() / median,
-        "bar": BARS.get(candidate.name),
+        "examples_per_second": rates["examples"],
+        "tokens_per_second": rates["tokens"],
+        "bars": bars,
+        "ratio": next((rates[unit] / bar for unit, bar in bars.items() if bar), None),
         "rounds": len(rounds),
     }
 
@@ -113,22 +156,23 @@ COLUMNS = {
     "ms/block": 8,
     "examples/s": 11,
     "M tokens/s": 10,
-    "bar": 4,
+    "bar": 7,
     "ratio": 6,
 }
 
 
 def row(result: dict[str, Any]) -> list[str]:
-    rate, bar = result["tokens_per_second"] / 1e6, result["bar"]
+    examples, tokens = result["bars"]["examples"], result["bars"]["tokens"]
+    bar = f"{examples / 1e3:.0f} k/s" if examples else f"{tokens / 1e6:.0f} M" if tokens else "-"
     return [
         result["task"],
         f"{result['setup_ms']:.1f}",
-        f"{result['examples_per_block']} x {result['tokens_per_example']}",
+        f"{result['examples_per_block']} x {result['tokens_per_example']:.0f}",
         f"{result['ms_per_block']:.3f}",
         f"{result['examples_per_second']:,.0f}",
-        f"{rate:.1f}",
-        f"{bar / 1e6:.0f}" if bar else "-",
-        f"{rate * 1e6 / bar:.1f}x" if bar else "-",
+        f"{result['tokens_per_second'] / 1e6:.1f}",
+        bar,
+        f"{result['ratio']:.1f}x" if result["ratio"] else "-",
     ]
 
 
@@ -141,7 +185,8 @@ def main(argv: list[str] | None = None) -> None:
     known: dict[str, Callable[[], Candidate]] = {
         name: partial(of_task, package, name) for package in PACKAGES for name in task_names(package)
     }
-    known["xslrr"] = of_xslrr
+    known |= {name: partial(of_preset, name) for name in SYNTHETIC}
+    known |= {"bios_50k_text": of_texts, "xslrr": of_xslrr}
     if unknown := set(options.tasks or ()) - set(known):
         parser.error(f"no task {', '.join(sorted(unknown))}; there are {', '.join(known)}")
 

@@ -1,6 +1,6 @@
 """What tasks hand to training: token ids, and at which positions which id has to be predicted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,12 @@ class Batch(NamedTuple):
             return Batch(self.input_ids[index], self.targets[index])
         return Batch(*(x.index_select(0, index) for x in self))  # four times as fast as x[index]
 
+    def trimmed(self, pad_token: int | None) -> "Batch":
+        """Without the columns at the end that hold nothing but pads."""
+        (used,) = (self.input_ids != (-1 if pad_token is None else pad_token)).any(dim=0).nonzero(as_tuple=True)
+        length = int(used[-1]) + 1 if len(used) else 0
+        return self if length == self.input_ids.shape[1] else Batch(*(x[:, :length].contiguous() for x in self))
+
     def supervised(self) -> "SupervisedBatch":
         """The same batch with its scored positions listed, which the model needs to skip all other logits."""
         flat = self.targets.flatten()
@@ -33,20 +39,42 @@ class SupervisedBatch(NamedTuple):
     input_ids: Tensor  # int64 (B, T)
     positions: Tensor  # int64 (N,), ascending indices into the flattened (B * T) tokens
     labels: Tensor  # int64 (N,), the token to predict at each of them
+    starts: Tensor | None = None  # int64 (B, T): where the row of each token begins, if rows share contexts
+    rows_inside: int | None = None  # examples in it, if rows share contexts
+
+    @property
+    def examples(self) -> int:
+        return len(self.input_ids) if self.rows_inside is None else self.rows_inside
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> "SupervisedBatch":
+        starts = None if self.starts is None else move(self.starts)
+        ids, positions, labels = move(self.input_ids), move(self.positions), move(self.labels)
+        return SupervisedBatch(ids, positions, labels, starts, self.rows_inside)
 
     def pinned(self, device: torch.device) -> "SupervisedBatch":
         """In memory from which `device` can be fed without waiting."""
         if device.type != "cuda":
             return self
-        return SupervisedBatch(*(x if x.is_cuda else x.pin_memory() for x in self))  # some are made on the GPU
+        return self._each(lambda x: x if x.is_cuda else x.pin_memory())  # some are made on the GPU
 
     def to(self, device: torch.device) -> "SupervisedBatch":
         """On `device`, without waiting for the copy."""
-        return SupervisedBatch(*(x.to(device, non_blocking=True) for x in self)) if device.type == "cuda" else self
+        return self._each(lambda x: x.to(device, non_blocking=True)) if device.type == "cuda" else self
 
 
-def concatenate(batches: Sequence[Batch]) -> Batch:
-    """Stacks batches of equal length T."""
+def concatenate(batches: Sequence[Batch], pad_token: int | None = None) -> Batch:
+    """Stacks batches; shorter ones, which only a task with a pad token has, are padded to the longest."""
     if len(batches) == 1:
         return batches[0]
+    length = max(batch.input_ids.shape[1] for batch in batches)
+    batches = [_widened(batch, length, pad_token) for batch in batches]
     return Batch(torch.cat([b.input_ids for b in batches]), torch.cat([b.targets for b in batches]))
+
+
+def _widened(batch: Batch, length: int, pad_token: int | None) -> Batch:
+    missing = length - batch.input_ids.shape[1]
+    if missing == 0:
+        return batch
+    assert pad_token is not None
+    fillers = Batch(*(torch.full((len(batch.input_ids), missing), value) for value in (pad_token, IGNORE)))
+    return Batch(*(torch.cat(pair, dim=1) for pair in zip(batch, fillers, strict=True)))

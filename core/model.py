@@ -66,13 +66,16 @@ def rotations(positions: int, channels: int, theta: float) -> tuple[Tensor, Tens
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair (x[i], x[i + D/2]) by the angle of its position. x is (B, H, T, D); cos and sin are (T, D/2)."""
+    """Turns each pair (x[i], x[i + D/2]) by the angle of its position.
+
+    x is (B, H, T, D); cos and sin are (T, D/2), or (B, 1, T, D/2).
+    """
     left, right = x.chunk(2, dim=-1)
     return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1).type_as(x)
 
 
 class Attention(nn.Module):
-    """Causal self-attention over all earlier tokens of the same row."""
+    """Causal self-attention over all earlier tokens of the same row, or those that a mask allows."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -80,14 +83,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)  # rows: all of q, all of k, all of v; heads within
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None = None) -> Tensor:
         """What each position reads, (B, T, C), before `proj`, which `Block` applies where it is needed."""
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None)
         return y.transpose(1, 2).reshape(B, T, C)
 
 
@@ -108,9 +111,15 @@ class Block(nn.Module):
         self.ln_2, self.mlp = nn.LayerNorm(config.n_embd), MLP(config)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """(B, T, C) to (B, T, C), or to (N, C) for `positions` (N,), indices into the flattened (B * T)."""
-        read = self.attn(self.ln_1(x), rotation)
+        read = self.attn(self.ln_1(x), rotation, mask)
         if positions is not None:
             x, read = (y.flatten(0, 1).index_select(0, positions) for y in (x, read))
         x = x + self.dropout(self.attn.proj(read))
@@ -156,28 +165,34 @@ class GPT(nn.Module):
             else:
                 parameter.fill_(1.0)  # LayerNorm's gain
 
-    def forward(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
         """Logits of the next token: (B, T, V), or (N, V) for `positions` (N,), indices into the flattened (B * T).
 
         Positions that are not asked for end in the last block, once the others have read them: with an answer half as
         long as the sequence, half of that block's MLP and of the head is never computed.
+
+        Where several rows share a context, `starts` (B, T) says where the row of each token begins: positions count
+        from there, and nothing before it is seen. Then it is rows, not contexts, that must fit into `n_positions`.
         """
         length = input_ids.shape[1]
-        if length > self.config.n_positions:
+        if starts is None and length > self.config.n_positions:
             raise ValueError(
                 f"a sequence of {length} tokens is longer than the {self.config.n_positions} positions of the model"
             )
         x = self.wte(input_ids)
+        place, mask = own_rows(starts) if starts is not None else (slice(length), None)
         rotation = None
         if self.config.positions == "learned":
-            x = x + self.position_table()[:length]
+            x = x + self.position_table()[place]
         else:
-            rotation = (self.cos[:length], self.sin[:length])
+            rotation = (self.cos[place], self.sin[place])
+            if starts is not None:
+                rotation = (rotation[0].unsqueeze(1), rotation[1].unsqueeze(1))  # the same for all heads
         x = self.dropout(x)
         *body, last = self.blocks
         for block in body:
-            x = block(x, rotation)
-        x = last(x, rotation, positions)
+            x = block(x, rotation, None, mask)
+        x = last(x, rotation, positions, mask)
         return self.head(self.ln_f(x))
 
     def position_table(self) -> Tensor:
@@ -197,7 +212,15 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
+def own_rows(starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Each token's position in its row, int64 (B, T), and which tokens it sees, bool (B, 1, T, T)."""
+    index = torch.arange(starts.shape[1], device=starts.device)
+    is_earlier = index[:, None] >= index
+    is_same_row = starts[:, :, None] == starts[:, None, :]
+    return index - starts, (is_same_row & is_earlier).unsqueeze(1)
+
+
 def loss_sum(model: nn.Module, batch: SupervisedBatch) -> Tensor:
     """Cross-entropy in nats, summed over the scored positions of the batch, float32."""
-    logits = model(batch.input_ids, batch.positions)
+    logits = model(batch.input_ids, batch.positions, batch.starts)
     return F.cross_entropy(logits.float(), batch.labels, reduction="sum")

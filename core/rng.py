@@ -14,3 +14,10 @@ def generator(fingerprint: str, seed: int, split: str, block: int) -> np.random.
     words = "\0".join([fingerprint, str(seed), split, str(block)])
     key = hashlib.blake2b(words.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """A bijection of uint64 that looks random: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -54,7 +54,8 @@ class TaskSource(Source):
         for block in range(start // n, (stop - 1) // n + 1):
             first = block * n
             parts.append(self._block(task, split, block).rows(slice(max(start - first, 0), stop - first)))
-        return concatenate(parts)
+        batch = concatenate(parts, task.pad_token)
+        return batch.trimmed(task.pad_token) if task.ragged else batch
 
     def _block(self, task: Task, split: str, block: int) -> Batch:
         """Two threads that want the same block wait for the one that came first."""

@@ -28,24 +28,22 @@ def split_of(prompts: np.ndarray) -> np.ndarray:
     """The split of each row of int64 (B, P), as an index into SHARES, int64 (B,).
 
     Depends on nothing but the tokens: not on the seed, so that no run's validation prompt is another run's training
-    prompt. The hash is multilinear in the tokens, modulo 2^64, then mixed (the finaliser of SplitMix64; Steele, Lea and
-    Flood, 2014).
+    prompt. The hash is multilinear in the tokens, modulo 2^64, then mixed.
     """
-    x = prompts.view(np.uint64) @ _weights(prompts.shape[1])
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
+    x = rng.mix(prompts.view(np.uint64) @ _weights(prompts.shape[1]))
     borders = np.cumsum(list(SHARES.values()))[:-1]
     return np.searchsorted(borders, x / 2.0**64, side="right")
 
 
-def draw_block(task: Task, seed: int, split: str, block: int) -> Batch:
+def draw_block(task: Task, seed: int, split: str, block: int, stream: str | None = None) -> Batch:
     """Examples block * n .. (block + 1) * n - 1 of a split, with n = `task.examples_per_block`.
 
     A pure function of its arguments. Draws of other splits are rejected, which leaves the law of the rest as it was.
+    `stream`, where given, is the fingerprint of another task, whose random numbers are used, so that two variants of
+    a task can be asked about the same things.
     Raises TooFewPrompts where the split is empty.
     """
-    generator = rng.generator(task.fingerprint, seed, split, block)
+    generator = rng.generator(stream or task.fingerprint, seed, split, block)
     number, share = list(SHARES).index(split), SHARES[split]
     n = task.examples_per_block
     parts: list[Batch] = []
@@ -62,4 +60,4 @@ def draw_block(task: Task, seed: int, split: str, block: int) -> Batch:
                 f"task {task.name}: {draws:,} draws with {task.model_dump()} gave {found} examples of the {split} "
                 "split. It has too few distinct prompts to be divided: make it longer or its vocabulary larger"
             )
-    return concatenate(parts)
+    return concatenate(parts, task.pad_token)

@@ -36,6 +36,7 @@ class Task(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     examples_per_block: ClassVar[int] = 256  # drawn at once; a task with long sequences may state fewer
+    ragged: ClassVar[bool] = False  # rows differ in length: a batch is only as long as its longest row
 
     @property
     @abstractmethod

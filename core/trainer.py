@@ -21,6 +21,7 @@ from core.distributed import StopSignals, World
 from core.errors import Interrupted, RunFailed, UserError
 from core.evaluate import Slices
 from core.model import GPT, loss_sum
+from core.packing import packed
 from core.prefetch import Prefetcher
 from core.source import Source, Verdict
 from core.tracking import Tracker
@@ -35,6 +36,7 @@ class Phase:
     steps: int  # updates
     batch_size: int  # examples per micro-batch, on each rank
     lr: Callable[[int], float]
+    pack_to: int | None = None  # rows share contexts of so many tokens, each still seeing itself alone
 
 
 @dataclass(frozen=True)
@@ -189,13 +191,16 @@ class Run:
         phase, step = self.locate(t)
         A, W, B = self.settings.accumulation, self.world.size, phase.batch_size
         numbers = [(step * A + j) * W + self.world.rank for j in range(A)]
-        return [phase.source.batch("train", n * B, (n + 1) * B).supervised().pinned(self.world.device) for n in numbers]
+        batches = (phase.source.batch("train", n * B, (n + 1) * B) for n in numbers)
+        pad, to = self.settings.pad_token, phase.pack_to
+        return [(packed(b, to, pad) if to else b.supervised()).pinned(self.world.device) for b in batches]
 
     def update(self, batches: list[SupervisedBatch], lr: float, stop_status: int) -> int:
         """Moves the weights once. Returns the exit status that a signal to any rank asks for, 0 if none came."""
         state, W = self.state, self.world.size
         targets = float(sum(len(batch.labels) for batch in batches))
-        all_targets, signals = self.world.sum([targets, float(stop_status)])
+        tokens = float(sum(batch.input_ids.numel() for batch in batches))  # ranks may have longer rows than others
+        all_targets, all_tokens, signals = self.world.sum([targets, tokens, float(stop_status)])
         if self.model.config.dropout:  # a function of the step, so that a checkpoint need not hold any generator
             draw = rng.generator("dropout", self.settings.seed, "train", state.step * W + self.world.rank)
             torch.manual_seed(int(draw.integers(2**63)))
@@ -206,8 +211,8 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
 
         state.step += 1
-        state.examples += W * sum(len(batch.input_ids) for batch in batches)
-        state.tokens += W * sum(batch.input_ids.numel() for batch in batches)
+        state.examples += W * sum(batch.examples for batch in batches)
+        state.tokens += int(all_tokens)
         self.saveable_loss = None
         self.tracker.advance()
         self.unread.append((loss, targets, norm))

@@ -7,16 +7,20 @@ import pytest
 from core.split import draw_block
 from core.task import task_class, task_names
 
-PACKAGES = ["procedural_data", "downstream.algorithmic_tasks.tasks"]
+PACKAGES = ["procedural_data", "downstream.algorithmic_tasks.tasks", "synthetic_tasks"]
 FIRST_BLOCK = {
     "additionstream": "f43f7a66346be40c",
+    "brevo": "11426f8abd96021d",
+    "capo": "7e525624929722a2",
     "condattendstream": "59221d8ef7ab6d4c",
     "delete": "a873bcc21688ab64",
+    "depo": "1822425e52e44079",
     "dyck": "7efd502a4b1e82f2",
     "dyck_shuffle": "dca5e6145fdd8ac2",
     "eca": "02abe58786f3fc5d",
     "forwardaddition": "dfb16459b72227c9",
     "identity": "230cd61afc79a23b",
+    "mano": "aed83aeb88fc65d3",
     "mixture": "e6ddc11de3932a3c",
     "multiplication": "9a91968d6fca5805",
     "reverse": "93ebb3326fc0e161",

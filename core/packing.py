@@ -1,0 +1,49 @@
+"""Several short rows in one context: no token is spent on padding them to the longest."""
+
+import numpy as np
+import torch
+
+from core.batch import IGNORE, Batch, SupervisedBatch
+
+
+def packed(batch: Batch, length: int, pad_token: int | None) -> SupervisedBatch:
+    """The rows of a batch, without their pads, in as few contexts of `length` tokens as first-fit decreasing finds.
+
+    Each row keeps its positions and sees itself alone, so that every logit, and the loss, is as without packing; the
+    batch stays the same set of examples. (First-fit decreasing takes at most 11/9 of the contexts needed, plus one:
+    Johnson, 1973.) Raises ValueError if a row is longer than a context.
+    """
+    ids, targets = batch.input_ids.numpy(), batch.targets.numpy()
+    lengths = _lengths(ids, pad_token)
+    if lengths.max(initial=0) > length:
+        raise ValueError(f"pack_to {length} is too short: a row has {lengths.max()} tokens")
+    context, offset = _first_fit(lengths, length)
+    shape = (int(context.max(initial=-1)) + 1) * length
+
+    row = np.repeat(np.arange(len(ids)), lengths)  # of each token
+    column = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    place = (context * length + offset)[row] + column
+    packed_ids = np.full(shape, 0 if pad_token is None else pad_token)
+    packed_targets = np.full(shape, IGNORE)
+    starts = np.arange(shape) % length  # what fills up is a row by itself
+    packed_ids[place], packed_targets[place], starts[place] = ids[row, column], targets[row, column], offset[row]
+
+    whole = Batch(*(torch.from_numpy(x.reshape(-1, length)) for x in (packed_ids, packed_targets))).supervised()
+    return whole._replace(starts=torch.from_numpy(starts.reshape(-1, length)), rows_inside=len(ids))
+
+
+def _lengths(ids: np.ndarray, pad_token: int | None) -> np.ndarray:
+    """Tokens of each row up to its last one that is no pad, int64 (B,)."""
+    is_token = ids[:, ::-1] != (-1 if pad_token is None else pad_token)
+    return np.where(is_token.any(axis=1), ids.shape[1] - is_token.argmax(axis=1), 0)
+
+
+def _first_fit(lengths: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """The context of each row and where in it the row begins: longest first, each into the first with room for it."""
+    context, offset = np.zeros_like(lengths), np.zeros_like(lengths)
+    left = np.full(len(lengths), room)  # in each context
+    for row in np.argsort(-lengths, kind="stable"):
+        first = int((left >= lengths[row]).argmax())
+        context[row], offset[row] = first, room - left[first]
+        left[first] -= lengths[row]
+    return context, offset

@@ -1,0 +1,117 @@
+"""What the two tasks on graphs share: how large a graph is, and names of several tokens for its nodes."""
+
+from collections.abc import Mapping
+from itertools import combinations
+from math import log2
+
+import numpy as np
+from numba import njit
+
+# V symbols; a name is any of them, 1 .. V, and, as its last token, one of V + 1 .. 2V: no name begins another.
+
+LONGEST_CODE = 62  # bits; names are compared as integers
+
+
+def size_chances(largest: int) -> np.ndarray:
+    """Cumulative chances of 3, 4, ..., `largest` nodes, P(n) proportional to 1 / (n + sqrt(largest)); float64."""
+    chances = 1 / (np.arange(3, largest + 1) + largest**0.5)
+    cumulative = np.cumsum(chances / chances.sum())
+    cumulative[-1] = 1
+    return cumulative
+
+
+def check_names(nodes: int, symbols: int, shortest: int, longest: int) -> None:
+    """Raises ValueError unless there are enough names for every node of the largest graph."""
+    if longest * log2(symbols + 1) > LONGEST_CODE:
+        raise ValueError(f"max_tlen {longest}: so many symbols in a row, of {symbols}, are more names than can be told")
+    pool = sum(symbols**length for length in range(shortest, longest + 1))
+    if pool < nodes:
+        raise ValueError(
+            f"N {nodes} nodes need as many names, but {symbols} symbols in names of {shortest} .. {longest} tokens "
+            f"make only {pool}; use more symbols, longer names or a smaller N"
+        )
+
+
+def check_ids(ranges: Mapping[str, range], **single: int) -> None:
+    """Raises ValueError, naming both, where two things share a token id."""
+    all_ranges = {**ranges, **{name: range(token, token + 1) for name, token in single.items()}}
+    for (one, ids), (other, others) in combinations(all_ranges.items(), 2):
+        low, high = max(ids[0], others[0]), min(ids[-1], others[-1])
+        if low <= high:
+            raise ValueError(
+                f"{one} takes the ids {_words(ids)} and {other} takes {_words(others)}; no id may mean two things"
+            )
+
+
+def _words(ids: range) -> str:
+    return str(ids[0]) if len(ids) == 1 else f"{ids[0]} .. {ids[-1]}"
+
+
+def split_names(tokens: list[int], symbols: int, shortest: int, longest: int) -> list[tuple[int, ...]]:
+    """The names that follow one another in `tokens`. Raises ValueError if it is not made of whole names."""
+    names: list[tuple[int, ...]] = []
+    begun: list[int] = []
+    for token in tokens:
+        if not 1 <= token <= 2 * symbols:
+            raise ValueError(f"token {token} stands where a name is expected, whose tokens are 1 .. {2 * symbols}")
+        begun.append(token)
+        if token > symbols:
+            if not shortest <= len(begun) <= longest:
+                raise ValueError(f"the name {begun} has {len(begun)} tokens; it should have {shortest} .. {longest}")
+            names.append(tuple(begun))
+            begun = []
+    if begun:
+        raise ValueError(f"the name {begun} is cut short: its last token should be above {symbols}")
+    return names
+
+
+@njit(cache=True, nogil=True)
+def pick_size(rng, cumulative: np.ndarray) -> int:
+    """Nodes of a graph, by `size_chances`."""
+    return 3 + np.searchsorted(cumulative, rng.random(), side="right")
+
+
+@njit(cache=True, nogil=True)
+def shuffle(rng, items: np.ndarray, count: int) -> None:
+    """Puts a uniform choice of `count` items, in uniform order, first (Fisher and Yates)."""
+    for i in range(min(count, len(items) - 1)):
+        j = i + int(rng.random() * (len(items) - i))
+        items[i], items[j] = items[j], items[i]
+
+
+@njit(cache=True, nogil=True)
+def draw_names(rng, count, symbols, shortest, longest, names, lengths) -> None:
+    """Fills the first `count` rows of `names` (N, longest) and `lengths` (N,) with distinct names in uniform order.
+
+    A name has a uniform length and uniform tokens; names are drawn until enough of them differ.
+    """
+    size = 8
+    while size < 4 * count:
+        size *= 2
+    table = np.zeros(size, dtype=np.int64)  # of the codes that are taken, with open addresses; 0 is free
+    order = np.arange(count)
+    shuffle(rng, order, count)  # the first names drawn are the likely ones, so they must not be those of certain nodes
+    for node in order:
+        is_new = False
+        while not is_new:
+            length = shortest + int(rng.random() * (longest - shortest + 1))
+            code = 0
+            for i in range(length):
+                token = 1 + int(rng.random() * symbols)
+                names[node, i] = token
+                code = code * (symbols + 1) + token
+            place = (code * 0x9E3779B97F4A7C1 >> 20) & (size - 1)
+            while table[place] not in (0, code):
+                place = (place + 1) & (size - 1)
+            is_new = table[place] == 0
+            table[place] = code
+        names[node, length - 1] += symbols
+        lengths[node] = length
+
+
+@njit(cache=True, nogil=True)
+def write_name(out, t, name, length) -> int:
+    """Writes a name to out[t], out[t + 1], ... and returns where the next token goes."""
+    for i in range(length):
+        out[t + i] = name[i]
+    return t + length
