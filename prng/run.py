@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from core import checkpoint, hf, trainer
+from core import checkpoint, hf, rehearsal, trainer
 from core.config import home
 from core.distributed import World, join
 from core.errors import UserError
@@ -55,7 +55,7 @@ def rehearse(config: PrngConfig) -> None:
     check_device(config.device)
     chosen, model = choose(config), new_model(config)
     with join(config.device) as world:
-        world.say(trainer.rehearse(model, *build(config, chosen, world), world))
+        world.say(rehearsal.rehearse(model, *build(config, chosen, world), world))
 
 
 def choose(config: PrngConfig) -> list[Parameters]:
