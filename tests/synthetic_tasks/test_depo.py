@@ -146,13 +146,13 @@ def edges_of(row: dict) -> list[int]:
 
 
 def test_short_names_follow_one_another_no_oftener_than_chance():
-    task = DepoTask(N=6, K=1, M=1, mini_vocab=3, qa=True)  # 3 short names, likely to be drawn first, and 9 long ones
+    task = DepoTask(N=20, K=1, M=1, mini_vocab=4, max_tlen=3, qa=True)  # the 4 shortest are likely to be drawn first
     surplus = []
-    for row in task.take(0, 6000):
+    for row in task.take(0, 5000):
         names = task._names(edges_of(row))
         short = sum(len(name) == 1 for name in names[::2])
         pairs = sum(len(a) == len(b) == 1 for a, b in zip(names[::2], names[1::2], strict=True))
-        surplus.append(pairs - short * (short - 1) / 5)
+        surplus.append(pairs - short * (short - 1) / 19)
     assert abs(np.mean(surplus)) < 4 * np.std(surplus) / len(surplus) ** 0.5
 
 
