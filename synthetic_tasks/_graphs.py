@@ -5,7 +5,6 @@ from itertools import combinations
 from math import log2
 
 import numpy as np
-from numba import njit
 
 # V symbols; a name is any of them, 1 .. V, and, as its last token, one of V + 1 .. 2V: no name begins another.
 
@@ -63,55 +62,3 @@ def split_names(tokens: list[int], symbols: int, shortest: int, longest: int) ->
     if begun:
         raise ValueError(f"the name {begun} is cut short: its last token should be above {symbols}")
     return names
-
-
-@njit(cache=True, nogil=True)
-def pick_size(rng, cumulative: np.ndarray) -> int:
-    """Nodes of a graph, by `size_chances`."""
-    return 3 + np.searchsorted(cumulative, rng.random(), side="right")
-
-
-@njit(cache=True, nogil=True)
-def shuffle(rng, items: np.ndarray, count: int) -> None:
-    """Puts a uniform choice of `count` items, in uniform order, first (Fisher and Yates)."""
-    for i in range(min(count, len(items) - 1)):
-        j = i + int(rng.random() * (len(items) - i))
-        items[i], items[j] = items[j], items[i]
-
-
-@njit(cache=True, nogil=True)
-def draw_names(rng, count, symbols, shortest, longest, names, lengths) -> None:
-    """Fills the first `count` rows of `names` (N, longest) and `lengths` (N,) with distinct names in uniform order.
-
-    A name has a uniform length and uniform tokens; names are drawn until enough of them differ.
-    """
-    size = 8
-    while size < 4 * count:
-        size *= 2
-    table = np.zeros(size, dtype=np.int64)  # of the codes that are taken, with open addresses; 0 is free
-    order = np.arange(count)
-    shuffle(rng, order, count)  # the first names drawn are the likely ones, so they must not be those of certain nodes
-    for node in order:
-        is_new = False
-        while not is_new:
-            length = shortest + int(rng.random() * (longest - shortest + 1))
-            code = 0
-            for i in range(length):
-                token = 1 + int(rng.random() * symbols)
-                names[node, i] = token
-                code = code * (symbols + 1) + token
-            place = (code * 0x9E3779B97F4A7C1 >> 20) & (size - 1)
-            while table[place] not in (0, code):
-                place = (place + 1) & (size - 1)
-            is_new = table[place] == 0
-            table[place] = code
-        names[node, length - 1] += symbols
-        lengths[node] = length
-
-
-@njit(cache=True, nogil=True)
-def write_name(out, t, name, length) -> int:
-    """Writes a name to out[t], out[t + 1], ... and returns where the next token goes."""
-    for i in range(length):
-        out[t + i] = name[i]
-    return t + length

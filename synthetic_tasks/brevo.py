@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numba import njit
 from pydantic import Field, model_validator
 
 from core.batch import Batch
-from synthetic_tasks import _graphs
+from synthetic_tasks import _graph_rows, _graphs
 from synthetic_tasks._example_task import ExampleTask
 
 LARGEST_ID = 2**20
@@ -107,8 +106,10 @@ class BrevoTask(ExampleTask):
         is_target = np.zeros(tokens.shape, dtype=np.bool_)
         lengths = np.empty(size, dtype=np.int64)
         ids = self.bos_token_id, self.query_token_id, self.answer, self.eos_token_id
-        sizes = _graphs.size_chances(self.N)
-        _write(rng, self.qa, sizes, self.max_in, self.most_edges, self.multi, ids, tokens, is_target, lengths)
+        sizes, shape = _graphs.size_chances(self.N), (SYMBOLS, SHORTEST, LONGEST)
+        _graph_rows.write_ancestries(
+            rng, self.qa, sizes, self.max_in, self.most_edges, self.multi, shape, ids, tokens, is_target, lengths
+        )
         return self.batch(tokens, is_target, lengths)
 
     def prompt(self, batch: Batch) -> np.ndarray:
@@ -191,112 +192,3 @@ class BrevoTask(ExampleTask):
             self.query_token_id: "<query>",
         }
         return names.get(token, "<pad>" if token == self.pad_token else str(token))
-
-
-@njit(cache=True, nogil=True)
-def _write(rng, whole, sizes, max_in, most_edges, multi, ids, tokens, is_target, lengths) -> None:
-    """Fills `tokens` and `is_target` (B, W) and `lengths` (B,). `sizes` is cumulative."""
-    bos, query, answer, eos = ids
-    N = len(sizes) + 2
-    edges, order = np.empty((most_edges, 2), dtype=np.int64), np.empty(most_edges, dtype=np.int64)
-    listed = np.empty(N, dtype=np.int64)
-    names, name_lengths = np.empty((N, LONGEST), dtype=np.int64), np.ones(N, dtype=np.int64)
-    for row in range(len(tokens)):
-        out = tokens[row]
-        n = N if whole else _graphs.pick_size(rng, sizes)
-        count = _draw_edges(rng, n, max_in, edges)
-        needed = _draw_answer(rng, n, edges[:count], listed)
-        if multi:
-            _name_nodes(rng, n, edges[:count], names, name_lengths)
-        else:
-            numbers = np.arange(1, N + 1)
-            _graphs.shuffle(rng, numbers, n)
-            names[:n, 0] = numbers[:n]
-        order[:count] = np.arange(count)
-        _graphs.shuffle(rng, order[:count], count)
-
-        out[0] = bos
-        t = 1
-        for e in order[:count]:
-            for node in edges[e]:
-                t = _graphs.write_name(out, t, names[node], name_lengths[node])
-        out[t] = query
-        start = _graphs.write_name(out, t + 1, names[n - 1], name_lengths[n - 1])
-        out[start] = answer
-        t = start + 1
-        for node in listed[:needed]:
-            t = _graphs.write_name(out, t, names[node], name_lengths[node])
-        out[t] = eos
-        lengths[row] = t + 1
-        is_target[row, start : t + 1] = True
-
-
-@njit(cache=True, nogil=True)
-def _draw_edges(rng, n, max_in, edges) -> int:
-    """Fills in the edges (parent, child) of a graph on 0 .. n - 1, child after child; returns how many they are."""
-    roots = 1 + int(rng.random() * ((n - 1) // 4 + 1))
-    children = np.zeros(n, dtype=np.int64)
-    free = np.arange(n)  # free[:count] are the earlier nodes with fewer than max_in children
-    count, e = roots, 0
-    for node in range(roots, n):
-        parents = 1 + int(rng.random() * min(count, max_in))
-        _graphs.shuffle(rng, free[:count], parents)
-        for i in range(parents - 1, -1, -1):
-            parent = free[i]
-            edges[e, 0], edges[e, 1] = parent, node
-            e += 1
-            children[parent] += 1
-            if children[parent] == max_in:
-                count -= 1
-                free[i] = free[count]
-        free[count] = node
-        count += 1
-    return e
-
-
-@njit(cache=True, nogil=True)
-def _draw_answer(rng, n, edges, listed) -> int:
-    """Lists the ancestors of node n - 1, then itself, in a topological order; returns how many they are.
-
-    Kahn's algorithm from the node asked for backwards: of the nodes whose needed children are all listed, a uniform one
-    comes next.
-    """
-    children = np.zeros(n, dtype=np.int64)  # of each node, needed ones that are not yet listed
-    is_needed = np.zeros(n, dtype=np.bool_)
-    is_needed[n - 1] = True
-    for e in range(len(edges) - 1, -1, -1):  # edges into a node come after those into earlier ones
-        if is_needed[edges[e, 1]]:
-            is_needed[edges[e, 0]] = True
-            children[edges[e, 0]] += 1
-    first = np.searchsorted(edges[:, 1], np.arange(n + 1))  # of the edges into each node
-    ready = np.empty(n, dtype=np.int64)
-    ready[0], waiting = n - 1, 1
-    place = is_needed.sum()
-    needed = place
-    while waiting:
-        pick = int(rng.random() * waiting)
-        node = ready[pick]
-        waiting -= 1
-        ready[pick] = ready[waiting]
-        place -= 1
-        listed[place] = node
-        for e in range(first[node], first[node + 1]):
-            parent = edges[e, 0]
-            children[parent] -= 1
-            if children[parent] == 0:
-                ready[waiting] = parent
-                waiting += 1
-    return needed
-
-
-@njit(cache=True, nogil=True)
-def _name_nodes(rng, n, edges, names, lengths) -> None:
-    """Gives a name of several tokens to each node that occurs in an edge."""
-    occurs = np.zeros(n, dtype=np.bool_)
-    for e in range(len(edges)):
-        occurs[edges[e, 0]] = occurs[edges[e, 1]] = True
-    nodes = np.flatnonzero(occurs)
-    drawn, drawn_lengths = np.empty((n, LONGEST), dtype=np.int64), np.empty(n, dtype=np.int64)
-    _graphs.draw_names(rng, len(nodes), SYMBOLS, SHORTEST, LONGEST, drawn, drawn_lengths)
-    for i in range(len(nodes)):
-        names[nodes[i]], lengths[nodes[i]] = drawn[i], drawn_lengths[i]

@@ -294,7 +294,10 @@ class CapoTask(ExampleTask):
                 yield "", [word]
 
     def spans(self, batch: Batch) -> Spans:
-        """Where the name and each value first stand; the kind is the place in FIELDS. Half a millisecond a row."""
+        """Where the name and each value first stand; the kind is the place in FIELDS. Half a millisecond a row.
+
+        Where a pronoun stands, a sentence may begin in other ways too: weigh it against the other pronoun alone.
+        """
         found = []
         for row, (ids, length) in enumerate(zip(batch.input_ids.tolist(), self._lengths(batch).tolist(), strict=True)):
             facts = self._facts(ids[:length])

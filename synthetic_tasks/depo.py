@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from core.batch import Batch
 from core.split import draw_block
-from synthetic_tasks import _graphs
+from synthetic_tasks import _graph_rows, _graphs
 from synthetic_tasks._example_task import ExampleTask, Spans
 
 LARGEST_ID = 2**20
@@ -105,7 +105,7 @@ class DepoTask(ExampleTask):
         sizes = _graphs.size_chances(self.N)
         names = self.mini_vocab, self.min_tlen, self.max_tlen
         ids = self.bos_token_id, self.separator_token_id if self.separator else -1, self.query_token_base
-        _write(
+        _graph_rows.write_cycles(
             rng,
             self.qa,
             sizes,
@@ -220,41 +220,6 @@ class DepoTask(ExampleTask):
             return f"<query_{token - self.query_token_base}>"
         names = {self.bos_token_id: "<bos>", self.separator_token_id: "<sep>", self.answer_token_id: "<ans>"}
         return names.get(token, "<pad>" if token == self.pad_token else str(token))
-
-
-@njit(cache=True, nogil=True)
-def _write(rng, whole, sizes, hops, most, shape, ids, tokens, is_target, lengths) -> None:
-    """Fills `tokens` and `is_target` (B, W) and `lengths` (B,). `sizes` is cumulative; a separator of -1 is none."""
-    symbols, shortest, longest = shape
-    bos, separator, query_base, answer = ids
-    N = len(sizes) + 2
-    names, name_lengths = np.empty((N, longest), dtype=np.int64), np.empty(N, dtype=np.int64)
-    for row in range(len(tokens)):
-        out = tokens[row]
-        n = N if whole else _graphs.pick_size(rng, sizes)
-        _graphs.draw_names(rng, n, symbols, shortest, longest, names, name_lengths)
-        order = np.arange(n)  # the successor of node i is i + 1
-        _graphs.shuffle(rng, order, n)
-        out[0] = bos
-        t = 1
-        for i in order:
-            if separator >= 0:
-                out[t] = separator
-                t += 1
-            for node in (i, (i + 1) % n):
-                t = _graphs.write_name(out, t, names[node], name_lengths[node])
-        questions = min(n, most)
-        _graphs.shuffle(rng, order, questions)
-        for i in order[:questions]:
-            k = hops[int(rng.random() * len(hops))]
-            out[t] = query_base + k
-            t = _graphs.write_name(out, t + 1, names[i], name_lengths[i])
-            out[t] = answer
-            start = t
-            node = (i + k) % n
-            t = _graphs.write_name(out, t + 1, names[node], name_lengths[node])
-            is_target[row, start:t] = True
-        lengths[row] = t
 
 
 @njit(cache=True, nogil=True)

@@ -208,6 +208,53 @@ def test_nodes_orders_of_edges_and_answers_have_their_shares():
     assert max(abs(first[e] - sum(first.values()) / 4) for e in range(4)) < 4.5 * (sum(first.values()) / 4) ** 0.5
 
 
+def answers(edges: tuple, node: int) -> dict[tuple, float]:
+    """Every answer with its probability: from the node asked for backwards, each time one of those that are ready."""
+    children = {a: {b for x, b in edges if x == a} for a, _ in edges}
+    parents = {node: {a for a, b in edges if b == node} for _, node in edges}
+    needed, waiting = {node}, [node]
+    while waiting:
+        new = parents.get(waiting.pop(), set()) - needed
+        needed |= new
+        waiting += new
+
+    laws = {(node,): 1.0}
+    for _ in range(len(needed) - 1):
+        longer: Counter[tuple] = Counter()
+        for answer, chance in laws.items():
+            ready = [n for n in needed - set(answer) if children[n] & needed <= set(answer)]
+            for n in ready:
+                longer[(n, *answer)] += chance / len(ready)
+        laws = longer
+    return laws
+
+
+def test_answers_are_drawn_by_their_law():
+    """Where a node far from the one asked for stands in the answer is compared with its expectation."""
+    task = BrevoTask(N=7, qa=True, max_in=2)
+    score, variance = 0.0, 0.0
+    for row in task.sample(np.random.default_rng(0), 4000).input_ids.tolist():
+        ids = row[1 : row.index(9997)]
+        edges = tuple(zip(ids[::2], ids[1::2], strict=True))
+        answer = tuple(row[row.index(9996) + 1 : row.index(9998)])
+        law = answers(edges, answer[-1])
+        distance = {n: len(longest_path(edges, n, answer[-1])) for n in answer}
+        places = {a: sum(i * distance[n] for i, n in enumerate(a)) for a in law}
+        mean = sum(chance * places[a] for a, chance in law.items())
+        score += places[answer] - mean
+        variance += sum(chance * (places[a] - mean) ** 2 for a, chance in law.items())
+    assert variance > 500
+    assert abs(score) < 4 * variance**0.5
+
+
+def longest_path(edges: tuple, start: int, stop: int) -> list[int]:
+    if start == stop:
+        return [stop]
+    paths = [longest_path(edges, b, stop) for a, b in edges if a == start]
+    reached = [path for path in paths if path]
+    return [start, *max(reached, key=len)] if reached else []
+
+
 def test_sizes_have_their_shares():
     ids = BrevoTask(N=12, max_in=1).sample(np.random.default_rng(0), 40_000).input_ids.numpy()
     edges = ((ids == 9997).argmax(axis=1) - 1) // 2  # n nodes, of which n - roots have one parent

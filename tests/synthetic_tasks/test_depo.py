@@ -123,7 +123,37 @@ def test_names_that_are_nearly_all_taken_are_found():
         assert reads_as_valid(task, row["input_ids"])
 
 
+@pytest.mark.parametrize(("k", "is_asked"), [(1, True), (2, True), (3, False), (4, True), (5, False), (6, True)])
+def test_the_evaluation_asks_for_its_own_hops_only(k, is_asked):
+    evaluation, training = DepoTask(N=7, K=6, M=1, qa=True), DepoTask(N=7, K=6, M=1)
+    whole = [
+        row["input_ids"]
+        for row in training.replace(fixed_k=k).take(0, 200)
+        if len(training._names(edges_of(row))) == 14
+    ]
+    assert whole
+    for ids in whole:
+        assert training.validate_example({"input_ids": ids})
+        assert evaluation.validate_example({"input_ids": ids}) == is_asked
+
+
+def edges_of(row: dict) -> list[int]:
+    ids = row["input_ids"]
+    return ids[1 : next(t for t, token in enumerate(ids) if token > 9000)]
+
+
 # The law
+
+
+def test_short_names_follow_one_another_no_oftener_than_chance():
+    task = DepoTask(N=20, K=1, M=1, mini_vocab=4, max_tlen=3, qa=True)  # the 4 shortest are likely to be drawn first
+    surplus = []
+    for row in task.take(0, 5000):
+        names = task._names(edges_of(row))
+        short = sum(len(name) == 1 for name in names[::2])
+        pairs = sum(len(a) == len(b) == 1 for a, b in zip(names[::2], names[1::2], strict=True))
+        surplus.append(pairs - short * (short - 1) / 19)
+    assert abs(np.mean(surplus)) < 4 * np.std(surplus) / len(surplus) ** 0.5
 
 
 def test_sizes_hops_and_name_lengths_have_their_shares():
