@@ -1,5 +1,6 @@
 """The keys of a run: on one modulus (`TrainConfig`), or on a curriculum of several (`CurriculumConfig`)."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
@@ -131,13 +132,14 @@ class PrngConfig(RunConfig):
     # --- What the two commands differ in
 
     @property
+    @abstractmethod
     def widths(self) -> list[tuple[int, int | None]]:
         """Each modulus with its bits_to_keep."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def plan(self) -> list[Phase]:
-        raise NotImplementedError
+        """The phases to train in, one after another."""
 
     @property
     def weights_interval(self) -> int:

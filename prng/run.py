@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from core import checkpoint, hf, trainer
+from core import checkpoint, hf, rehearsal, trainer
 from core.config import home
 from core.distributed import World, join
 from core.errors import UserError
@@ -55,7 +55,7 @@ def rehearse(config: PrngConfig) -> None:
     check_device(config.device)
     chosen, model = choose(config), new_model(config)
     with join(config.device) as world:
-        world.say(trainer.rehearse(model, *build(config, chosen, world), world))
+        world.say(rehearsal.rehearse(model, *build(config, chosen, world), world))
 
 
 def choose(config: PrngConfig) -> list[Parameters]:
@@ -90,6 +90,7 @@ def build(config: PrngConfig, chosen: Sequence[Parameters], world: World) -> tup
         betas=(config.beta1, config.beta2),
         eval_every=config.eval_interval,
         save_every=config.checkpoint_interval if config.save_checkpoints else None,
+        starts_blind=config.pretrained_path is None,
     )
     return build_plan(config, chosen, world), settings
 

@@ -80,22 +80,16 @@ def start_states(key: np.uint64, which: np.ndarray, m: int) -> np.ndarray:
     mixing function, hence evaluated at any number at once.
     """
     if m & (m - 1) == 0 and m <= 2**63:
-        return (_mix(key + _times_golden(which)) & np.uint64(m - 1)).astype(np.int64)
+        return (rng.mix(key + _times_golden(which)) & np.uint64(m - 1)).astype(np.int64)
     words = (m - 1).bit_length() // 64 + 2  # 64 bits more than the modulus has
     total = np.zeros(len(which), dtype=object)
     for word in range(words):
-        total = total * 2**64 + _mix(key + _times_golden(which * words + word)).astype(object)
+        total = total * 2**64 + rng.mix(key + _times_golden(which * words + word)).astype(object)
     return total % m
 
 
 def _times_golden(counter: np.ndarray) -> np.ndarray:
     return (counter.astype(np.uint64) + np.uint64(1)) * GOLDEN
-
-
-def _mix(z: np.ndarray) -> np.ndarray:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 class Mixture(Source):

@@ -3,7 +3,7 @@
 from functools import lru_cache, partial
 from typing import Any
 
-from core import hf, plots, trainer
+from core import hf, plots, rehearsal, trainer
 from core.config import domain, home
 from core.distributed import World, join
 from core.errors import UserError
@@ -46,7 +46,7 @@ def rehearse(config: PretrainingConfig) -> None:
     with join(config.device) as world:
         model, source, plan, settings = build(config, world)
         source.task = config.task_at(config.final_length)
-        world.say(trainer.rehearse(model, plan, settings, world))
+        world.say(rehearsal.rehearse(model, plan, settings, world))
 
 
 def check_splits(config: PretrainingConfig) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from core import plots, trainer, transfer
+from core import plots, rehearsal, trainer, transfer
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Slices
@@ -54,7 +54,7 @@ def rehearse(config: AlgorithmicConfig) -> None:
     with join(config.device) as world:
         model, fates = build_model(config)
         announce(fates, world)
-        print(trainer.rehearse(model, *build_plan(config, world), world))
+        world.say(rehearsal.rehearse(model, *build_plan(config, world), world))
 
 
 def announce(fates: transfer.Report, world: World) -> None:

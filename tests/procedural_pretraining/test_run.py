@@ -14,7 +14,7 @@ import torch
 import yaml
 from small_runs import flags, metrics
 
-from core import checkpoint, evaluate, trainer
+from core import checkpoint, evaluate, rehearsal, trainer
 from core.config import resolve
 from core.distributed import World
 from core.model import GPT
@@ -104,8 +104,8 @@ def test_a_model_too_large_for_the_memory_ends_in_a_line(train, tmp_path, capsys
 
 
 def test_a_duration_beyond_all_bounds_is_told():
-    assert trainer.duration(3725) == "1:02:05 (h:mm:ss)"
-    assert trainer.duration(1e18) == "centuries"
+    assert rehearsal.duration(3725) == "1:02:05 (h:mm:ss)"
+    assert rehearsal.duration(1e18) == "centuries"
 
 
 def test_patience_ends_a_run_that_does_not_improve(train):
