@@ -135,7 +135,7 @@ class CapoTask(ExampleTask):
         return dict(zip(FIELDS, known, strict=True))
 
     @cached_property
-    def _numbers(self) -> dict[str, int]:
+    def numbers(self) -> dict[str, int]:
         """The person of each full name."""
         names = self.people[:, :3].tolist()
         return {f"{bio.FIRST[a]} {bio.MIDDLE[b]} {bio.LAST[c]}": number for number, (a, b, c) in enumerate(names)}
@@ -240,9 +240,9 @@ class CapoTask(ExampleTask):
         """The first token, and the last + 1, of each of FIELDS where it first stands in a row. Raises ValueError."""
         words = bio.words(self.decode(tokens))
         name = "".join(words[:3]).strip()
-        if name not in self._numbers:
+        if name not in self.numbers:
             raise ValueError(f"{name!r} is nobody of this population")
-        person = self.person(self._numbers[name])
+        person = self.person(self.numbers[name])
         stops = [i + 1 for i, word in enumerate(words) if word == "."]
         if len(stops) != len(bio.SENTENCES) or stops[-1] != len(words):
             raise ValueError(f"the text of {len(tokens)} tokens has no {len(bio.SENTENCES)} sentences")

@@ -41,7 +41,7 @@ class ManoTask(ExampleTask):
     L: int = Field(10, ge=1, le=499, description="most operators in an expression")
     ttype: str = Field(
         "asm",
-        pattern="^[asmd]+$",
+        min_length=1,
         examples=["asm", "asmd", "a", "md"],
         description="operators: a adds, s subtracts, m multiplies, d divides, which needs a prime value_mod",
     )
@@ -53,6 +53,8 @@ class ManoTask(ExampleTask):
 
     @model_validator(mode="after")
     def _can_be_written_and_computed(self) -> Self:
+        if unknown := set(self.ttype) - set(LETTERS):
+            raise ValueError(f"ttype {self.ttype!r}: {min(unknown)!r} is no operator; there are a, s, m and d")
         if len(set(self.ttype)) < len(self.ttype):
             raise ValueError(f"ttype {self.ttype!r} names an operator twice")
         if "d" in self.ttype and not _is_prime(self.value_mod):

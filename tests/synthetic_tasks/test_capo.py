@@ -239,7 +239,7 @@ def test_spans_hold_the_name_and_every_value_once(variant):
         by_row.setdefault(row, {})[FIELDS[kind]] = text.strip()
     fields = [field for field in FIELDS if not (task.repeat_name and field == "pronoun")]
     for values in by_row.values():
-        person = task.person(task._numbers[values["name"]])
+        person = task.person(task.numbers[values["name"]])
         assert {f: v.capitalize() if f == "pronoun" else v for f, v in values.items()} == {f: person[f] for f in fields}
     assert len(by_row) == 60
 

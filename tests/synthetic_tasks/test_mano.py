@@ -216,7 +216,8 @@ def test_every_sample_says_something_true(operators, ttype, p, augment):
     [
         ({"L": 0}, "L"),
         ({"value_mod": 22, "ttype": "asmd"}, r"value_mod 22 is not prime.* with division .*use a prime such as 23"),
-        ({"ttype": "asx"}, "ttype"),
+        ({"ttype": "asx"}, "ttype 'asx': 'x' is no operator; there are a, s, m and d"),
+        ({"ttype": ""}, "ttype"),
         ({"ttype": "aa"}, "ttype 'aa' names an operator twice"),
         ({"L": 13, "value_mod": 2, "ttype": "d"}, "use at most L 12, or a larger value_mod"),
         ({"bos_token_id": 5000}, "bos_token_id 5000: token 5000 is needed for other things"),
