@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from core.batch import IGNORE, Batch, SupervisedBatch
 from core.distributed import World
-from core.model import GPT
+from core.model import GPT, LOGIT_ROWS
 from core.source import TaskSource
 from core.task import Task
 
@@ -54,12 +54,16 @@ class Evaluation:
 
 def _score(model: GPT, batch: SupervisedBatch) -> Tensor:
     """float64 (5,): loss sum, scored tokens, right tokens, examples without a mistake, examples."""
-    logits = model(batch.input_ids, batch.positions).float()
-    right = logits.argmax(dim=-1) == batch.labels
+    hidden = model.hidden(batch.input_ids, batch.positions)
+    parts = []
+    for x, labels in zip(hidden.split(LOGIT_ROWS), batch.labels.split(LOGIT_ROWS), strict=True):
+        logits = model.head(x).float()
+        parts.append((F.cross_entropy(logits, labels, reduction="none").double(), logits.argmax(dim=-1) == labels))
+    losses, hits = zip(*parts, strict=True)
+    loss, right = torch.cat(losses).sum(), torch.cat(hits)
     B, T = batch.input_ids.shape
-    mistakes = torch.zeros(B, device=logits.device).index_add_(0, batch.positions // T, (~right).float())
-    loss = F.cross_entropy(logits, batch.labels, reduction="none").double().sum()
-    sizes = torch.tensor([right.numel(), B], dtype=torch.float64, device=logits.device)
+    mistakes = torch.zeros(B, device=hidden.device).index_add_(0, batch.positions // T, (~right).float())
+    sizes = torch.tensor([right.numel(), B], dtype=torch.float64, device=hidden.device)
     return torch.stack([loss, sizes[0], right.sum().double(), (mistakes == 0).sum().double(), sizes[1]])
 
 

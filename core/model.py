@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from core.batch import SupervisedBatch
 
 INIT_STD = 0.02  # GPT-2's value (Radford et al., 2019, released code)
+LARGE_VOCABULARY = 4096  # from here on logits take more memory than everything else, and more time than they need
+LOGIT_ROWS = 512  # positions whose logits then exist at a time
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,23 @@ class GPT(nn.Module):
             else:
                 parameter.fill_(1.0)  # LayerNorm's gain
 
-    def forward(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
-        """Logits of the next token: (B, T, V), or (N, V) for `positions` (N,), indices into the flattened (B * T).
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor | None = None,
+        starts: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of the next token, as many as `hidden` has rows; or, given `labels` (N,), their loss.
+
+        The loss is the cross-entropy in nats summed over the positions, float32. With a large vocabulary it is computed
+        some positions at a time, so that its memory does not grow with their number.
+        """
+        x = self.hidden(input_ids, positions, starts)
+        return self.head(x) if labels is None else cross_entropy_sum(x, self.head.weight, labels)
+
+    def hidden(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+        """What `head` turns into logits: (B, T, C), or (N, C) for `positions` (N,), indices into the flattened (B * T).
 
         Positions that are not asked for end in the last block, once the others have read them: with an answer half as
         long as the sequence, half of that block's MLP and of the head is never computed.
@@ -193,7 +210,7 @@ class GPT(nn.Module):
         for block in body:
             x = block(x, rotation, None, mask)
         x = last(x, rotation, positions, mask)
-        return self.head(self.ln_f(x))
+        return self.ln_f(x)
 
     def position_table(self) -> Tensor:
         """What is learned about each position, (n_positions, C)."""
@@ -220,7 +237,17 @@ def own_rows(starts: Tensor) -> tuple[Tensor, Tensor]:
     return index - starts, (is_same_row & is_earlier).unsqueeze(1)
 
 
+def cross_entropy_sum(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the logits x (N, C) times weight (V, C) against labels (N,), in nats, summed, float32."""
+    if len(weight) < LARGE_VOCABULARY:
+        return F.cross_entropy(F.linear(x, weight).float(), labels, reduction="sum")
+    if torch.is_autocast_enabled(x.device.type):  # which does not reach into the function below
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    rows = nn.LinearCrossEntropyOptions(batch_chunk_size=LOGIT_ROWS, chunking_method=None)
+    return F.linear_cross_entropy(x, weight, labels, reduction="sum", options=rows).float()
+
+
 def loss_sum(model: nn.Module, batch: SupervisedBatch) -> Tensor:
     """Cross-entropy in nats, summed over the scored positions of the batch, float32."""
-    logits = model(batch.input_ids, batch.positions, batch.starts)
-    return F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+    return model(batch.input_ids, batch.positions, batch.starts, batch.labels)

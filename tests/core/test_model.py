@@ -6,7 +6,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
 from core.batch import IGNORE, Batch
-from core.model import GPT, GPTConfig, loss_sum, parse_size, rotate, rotations
+from core.model import GPT, LARGE_VOCABULARY, LOGIT_ROWS, GPTConfig, loss_sum, parse_size, rotate, rotations
 
 SMALL = {"num_tokens": 13, "n_positions": 12, "n_layer": 2, "n_head": 2, "n_embd": 16}
 
@@ -125,3 +125,29 @@ def test_bf16_autocast_trains():
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(24 * math.log(13), rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_large_vocabulary_has_the_loss_and_gradients_of_the_full_logits(precision):
+    model = GPT(GPTConfig(num_tokens=LARGE_VOCABULARY + 3, n_positions=64, n_layer=1, n_head=2, n_embd=16))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, LARGE_VOCABULARY + 3, (2 * LOGIT_ROWS // 64 + 1, 64), generator=generator)
+    batch = Batch(x, torch.where(x % 7 == 0, IGNORE, x.roll(-1, dims=1))).supervised()
+    assert len(batch.labels) % LOGIT_ROWS
+    assert len(batch.labels) > LOGIT_ROWS
+    results = []
+    for whole in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            if whole:
+                loss = F.cross_entropy(model(batch.input_ids, batch.positions).float(), batch.labels, reduction="sum")
+            else:
+                loss = loss_sum(model, batch)
+        loss.backward()
+        results.append((loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}))
+    (loss, grads), (expected, expected_grads) = results
+    tolerance = 1e-5 if precision == "fp32" else 2e-2
+    torch.testing.assert_close(loss, expected, atol=0, rtol=tolerance / 10)
+    for name, grad in grads.items():
+        scale = expected_grads[name].abs().max().item()
+        torch.testing.assert_close(grad, expected_grads[name], atol=tolerance * scale, rtol=0, msg=name)
