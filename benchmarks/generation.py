@@ -50,6 +50,7 @@ EXAMPLE_BARS = {  # examples per second on one core, with the parameters that th
     "depo2_75": 40e3,
     "brevo1_70": 50e3,
     "mano_10": 600e3,
+    "lano_cfg3f": 25e3,
     "bios_50k_text": 90e3,
 }
 SYNTHETIC = (
@@ -58,6 +59,7 @@ SYNTHETIC = (
     "brevo1_70",
     "brevo2_30",
     "mano_10",
+    "lano_cfg3f",
     "bios_50k",
 )  # presets, in place of their tasks
 

@@ -20,7 +20,7 @@ from procedural_data.mixture import Part
 
 PACKAGES = ["procedural_data", "downstream.algorithmic_tasks.tasks", "synthetic_tasks"]
 TASKS = [task_class(package, name) for package in PACKAGES for name in task_names(package)]
-SEVERAL_ANSWERS = {"brevo", "capo", "mano"}  # another token may be right as well; they have tests of their own
+SEVERAL_ANSWERS = {"brevo", "capo", "lano", "mano"}  # another token may be right as well; they have tests of their own
 SEVERAL_QUESTIONS = SEVERAL_ANSWERS | {"depo"}  # whose prompt leaves open what is asked
 SPAN = 30  # integers reach from the lower bound of their domain to this much above it
 
@@ -61,6 +61,7 @@ def values(field: FieldInfo) -> st.SearchStrategy:
         bool: lambda: st.booleans(),
         int: lambda: st.integers(low, min(low + SPAN, high or low + SPAN)).filter(lambda n: n % step == 0),
         float: lambda: st.floats(low, high),
+        str: lambda: st.nothing(),  # a path
         type(None): lambda: st.none(),
     }
     return st.one_of([of_type[kind]() for kind in types(field)])
