@@ -9,6 +9,7 @@ per level, and `all[level][j].children`, rules as lists of positions in the next
 """
 
 import json
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,12 +70,14 @@ class Grammar:
     @cached_property
     def nats_per_token(self) -> float:
         """Mean of -log P of a derivation over the mean length of a string."""
-        nats, lengths = {}, {}
+        nats: dict[str, float] = {}
+        lengths: dict[str, float] = {}
         for name, rules in reversed(self.rules.items()):
-            nats[name] = np.log(len(rules)) + np.mean([sum(nats.get(p, 0.0) for p in rule) for rule in rules])
-            lengths[name] = np.mean([sum(lengths.get(p, 1.0) for p in rule) for rule in rules])
+            inside = sum(nats.get(part, 0.0) for rule in rules for part in rule)
+            nats[name] = math.log(len(rules)) + inside / len(rules)
+            lengths[name] = sum(lengths.get(part, 1.0) for rule in rules for part in rule) / len(rules)
         start = next(iter(self.rules))
-        return float(nats[start] / lengths[start])
+        return nats[start] / lengths[start]
 
 
 def read_grammar(path: Path) -> Grammar:
