@@ -4,15 +4,17 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from core import checkpoint, tracking
 from core.config import Config, Schema, home, resolve
 from core.distributed import pick_device
 from core.errors import UserError
+from core.model import GPTConfig, parse_size
+from core.schedule import Shape, factor
 from core.trainer import Settings
 
 FREE: Any = {"free": True}
@@ -115,6 +117,79 @@ class SavedRunConfig(RunConfig):
             "config": self.model_dump(),
             **resume,
         }
+
+
+class TrainingConfig(SavedRunConfig):
+    """The keys of commands that train a GPT of our own on one source, from its first weights on."""
+
+    cut: ClassVar[frozenset[str]] = frozenset({"batch_size", "gradient_accumulation_steps"})
+
+    gpt2_size: str = Field("2_4_16", description="layers_heads_width of the model, such as 12_12_768")
+    positions: Literal["learned", "rope"] = Field("learned", description="GPT-2's learned positions, or rotary ones")
+    tied: bool = Field(True, description="the output projection is the embedding matrix")
+    dropout: float = Field(0.0, ge=0, lt=1, description="after the embedding, on attention, on residual branches")
+
+    batch_size: int = Field(64, ge=1, description="examples per micro-batch, on each process")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches per update")
+    max_steps: int | None = Field(20_000, ge=1, description="the run ends after so many updates")
+
+    lr: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
+    lr_schedule: Shape = Field("cosine", description="course of the learning rate after the warm-up")
+    warmup_steps: int = Field(0, ge=0, description="updates over which the learning rate rises")
+    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="share of lr that cosine and linear end at")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices")
+    seed: int = Field(42, ge=0, le=2**64 - 1, description="of the initial weights, the data and dropout")
+
+    eval_every_steps: int | None = Field(None, ge=1, description="updates between evaluations; null: save_every_steps")
+    eval_examples: int = Field(640, ge=1, description="validation examples, the same ones each time")
+
+    save_every_steps: int = free(500, ge=1, description="updates between checkpoints; the last update is always saved")
+    save_steps: list[Annotated[int, Field(ge=1)]] = free(
+        [], description="further updates to save, whatever save_total_limit"
+    )
+
+    @field_validator("gpt2_size")
+    @classmethod
+    def _is_size(cls, size: str) -> str:
+        parse_size(size)
+        return size
+
+    @property
+    @abstractmethod
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+
+    @property
+    def eval_every(self) -> int:
+        return self.eval_every_steps or self.save_every_steps
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of an update."""
+        floor, warmup = self.min_lr_ratio, self.warmup_steps
+        return self.lr * factor(step, shape=self.lr_schedule, steps=self.total_steps, warmup=warmup, floor=floor)
+
+    def shape(self, num_tokens: int, n_positions: int) -> GPTConfig:
+        layers, heads, width = parse_size(self.gpt2_size)
+        sizes = {"n_layer": layers, "n_head": heads, "n_embd": width}
+        return GPTConfig(
+            num_tokens, n_positions, **sizes, positions=self.positions, tied=self.tied, dropout=self.dropout
+        )
+
+    def settings(self, device: torch.device, **further: Any) -> Settings:
+        return super().settings(
+            device,
+            seed=self.seed,
+            accumulation=self.gradient_accumulation_steps,
+            weight_decay=self.weight_decay,
+            eval_every=self.eval_every,
+            save_every=self.save_every_steps,
+            save_steps=self.save_steps,
+            **further,
+        )
+
+    def identity(self, world_size: int) -> dict[str, Any]:
+        examples = self.batch_size * self.gradient_accumulation_steps * world_size
+        return {**super().identity(world_size), "eval_every_steps": self.eval_every, "examples_per_update": examples}
 
 
 def check_device(device: str | int) -> None:

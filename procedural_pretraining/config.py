@@ -1,14 +1,13 @@
 """The keys of a pretraining run: those below, and the parameters of the task that `task` names."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from core.config import Config, problems
-from core.model import GPTConfig, parse_size
-from core.run_config import SavedRunConfig, free
-from core.schedule import Shape
+from core.model import GPTConfig
+from core.run_config import TrainingConfig
 from core.task import Task, task_class
 from procedural_data._shuffled import Shuffled
 
@@ -16,9 +15,7 @@ PACKAGE = "procedural_data"
 MAY_GROW = ("max_steps", "epochs")
 
 
-class PretrainingConfig(SavedRunConfig):
-    cut: ClassVar[frozenset[str]] = frozenset({"batch_size", "gradient_accumulation_steps"})
-
+class PretrainingConfig(TrainingConfig):
     task: str = Field(description="file in procedural_data/, such as sort; its own parameters are keys as well")
 
     shuffle_tokens: bool = Field(
@@ -26,26 +23,10 @@ class PretrainingConfig(SavedRunConfig):
         description="a control: the tokens of each example, pads apart, in random order, in training and evaluation",
     )
 
-    gpt2_size: str = Field("2_4_16", description="layers_heads_width of the model, such as 12_12_768")
-    positions: Literal["learned", "rope"] = Field("learned", description="GPT-2's learned positions, or rotary ones")
-    tied: bool = Field(True, description="the output projection is the embedding matrix")
-    dropout: float = Field(0.0, ge=0, lt=1, description="after the embedding, on attention, on residual branches")
-
-    batch_size: int = Field(64, ge=1, description="examples per micro-batch, on each process")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches per update")
     steps_per_epoch: int = Field(100, ge=1, description="updates that count as an epoch")
     epochs: int | None = Field(None, ge=1, description="the run ends after so many epochs, or at max_steps")
     max_steps: int | None = Field(20_000, ge=1, description="the run ends after so many updates, or after epochs")
 
-    lr: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
-    lr_schedule: Shape = Field("cosine", description="course of the learning rate after the warm-up")
-    warmup_steps: int = Field(0, ge=0, description="updates over which the learning rate rises")
-    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="share of lr that cosine and linear end at")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices")
-    seed: int = Field(42, ge=0, le=2**64 - 1, description="of the initial weights, the data and dropout")
-
-    eval_every_steps: int | None = Field(None, ge=1, description="updates between evaluations; null: save_every_steps")
-    eval_examples: int = Field(640, ge=1, description="validation examples, the same ones each time")
     eval_lengths: list[Annotated[int, Field(ge=1)]] = Field([], description="further seq_lengths to evaluate at")
     patience: int | None = Field(
         None, ge=0, description="evaluations without a lower validation loss that end the run; null or 0: no such end"
@@ -62,22 +43,11 @@ class PretrainingConfig(SavedRunConfig):
     curriculum_step_epochs: int = Field(0, ge=0, description="epochs that each length is kept at least")
     stop_at_mastery: bool = Field(False, description="end the run when the final seq_length is mastered")
 
-    save_every_steps: int = free(500, ge=1, description="updates between checkpoints; the last update is always saved")
-    save_steps: list[Annotated[int, Field(ge=1)]] = free(
-        [], description="further updates to save, whatever save_total_limit"
-    )
-
     @field_validator("task")
     @classmethod
     def _is_task(cls, task: str) -> str:
         task_class(PACKAGE, task)
         return task
-
-    @field_validator("gpt2_size")
-    @classmethod
-    def _is_size(cls, size: str) -> str:
-        parse_size(size)
-        return size
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -93,10 +63,6 @@ class PretrainingConfig(SavedRunConfig):
         """Updates of the whole run."""
         limits = [self.max_steps, self.epochs and self.epochs * self.steps_per_epoch]
         return min(limit for limit in limits if limit is not None)
-
-    @property
-    def eval_every(self) -> int:
-        return self.eval_every_steps or self.save_every_steps
 
     def task_at(self, seq_length: int | None = None) -> Task:
         """The task, at another length if one is given. Raises ValueError in words."""
@@ -144,21 +110,7 @@ class PretrainingConfig(SavedRunConfig):
             tasks = [self.task_at(length) for length in [*self.training_lengths, *self.eval_lengths]]
         except ValueError as error:
             raise ValueError(f"task {self.task}: {error}") from error
-        layers, heads, width = parse_size(self.gpt2_size)
-        return GPTConfig(
-            num_tokens=tasks[0].num_tokens,
-            n_positions=max(task.block_size for task in tasks),
-            n_layer=layers,
-            n_head=heads,
-            n_embd=width,
-            positions=self.positions,
-            tied=self.tied,
-            dropout=self.dropout,
-        )
-
-    def identity(self, world_size: int) -> dict[str, Any]:
-        examples = self.batch_size * self.gradient_accumulation_steps * world_size
-        return {**super().identity(world_size), "eval_every_steps": self.eval_every, "examples_per_update": examples}
+        return self.shape(tasks[0].num_tokens, max(task.block_size for task in tasks))
 
 
 class _WithoutTask(PretrainingConfig):

@@ -1,6 +1,6 @@
 """From a checked configuration to a trained model: task, model, plan, and the loop of `core`."""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from core import hf, plots, rehearsal, trainer
@@ -11,7 +11,6 @@ from core.evaluate import Evaluation, Slices, by_group
 from core.model import GPT
 from core.report import report, table
 from core.run_config import check_device, of_checkpoint
-from core.schedule import factor
 from core.source import TaskSource
 from core.split import draw_block
 from core.task import task_class, task_names
@@ -59,25 +58,8 @@ def check_splits(config: PretrainingConfig) -> None:
 def build(config: PretrainingConfig, world: World) -> tuple[GPT, TaskSource, list[Phase], Settings]:
     model = GPT(config.model_shape, seed=config.seed)
     source = build_source(config, world)
-    course = partial(
-        factor,
-        shape=config.lr_schedule,
-        steps=config.total_steps,
-        warmup=config.warmup_steps,
-        floor=config.min_lr_ratio,
-    )
-    plan = [Phase(config.task, source, config.total_steps, config.batch_size, lambda step: config.lr * course(step))]
-    settings = config.settings(
-        world.device,
-        seed=config.seed,
-        accumulation=config.gradient_accumulation_steps,
-        weight_decay=config.weight_decay,
-        eval_every=config.eval_every,
-        save_every=config.save_every_steps,
-        save_steps=config.save_steps,
-        patience=config.patience,
-        pad_token=source.task.pad_token,
-    )
+    plan = [Phase(config.task, source, config.total_steps, config.batch_size, config.lr_at)]
+    settings = config.settings(world.device, patience=config.patience, pad_token=source.task.pad_token)
     return model, source, plan, settings
 
 
