@@ -4,10 +4,10 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, create_model, field_validator
 
 from core import checkpoint, tracking
 from core.config import Config, Schema, home, resolve
@@ -15,8 +15,10 @@ from core.distributed import pick_device
 from core.errors import UserError
 from core.model import GPTConfig, parse_size
 from core.schedule import Shape, factor
+from core.task import task_class
 from core.trainer import Settings
 
+T = TypeVar("T", bound=Config)
 FREE: Any = {"free": True}
 
 
@@ -190,6 +192,16 @@ class TrainingConfig(SavedRunConfig):
     def identity(self, world_size: int) -> dict[str, Any]:
         examples = self.batch_size * self.gradient_accumulation_steps * world_size
         return {**super().identity(world_size), "eval_every_steps": self.eval_every, "examples_per_update": examples}
+
+
+def with_parameters(base: type[T], package: str, values: dict[str, Any]) -> type[T]:
+    """`base`, which has the key `task`, with the parameters of the task that `values` name as further keys."""
+    try:
+        kind = task_class(package, str(values.get("task")))
+    except ValueError:  # that is the error: which other keys there are depends on the task
+        return type(base.__name__, (base,), {"__module__": base.__module__, "model_config": ConfigDict(extra="ignore")})
+    parameters: dict[str, Any] = {key: (field.annotation, field) for key, field in kind.model_fields.items()}
+    return create_model(f"{values['task']} {base.__name__}", __base__=base, **parameters)
 
 
 def check_device(device: str | int) -> None:

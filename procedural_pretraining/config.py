@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from core.config import Config, problems
 from core.model import GPTConfig
-from core.run_config import TrainingConfig
+from core.run_config import TrainingConfig, with_parameters
 from core.task import Task, task_class
 from procedural_data._shuffled import Shuffled
 
@@ -113,20 +113,9 @@ class PretrainingConfig(TrainingConfig):
         return self.shape(tasks[0].num_tokens, max(task.block_size for task in tasks))
 
 
-class _WithoutTask(PretrainingConfig):
-    """Where no task is named, or none that exists, that is the error: which other keys there are depends on it."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
 def schema(values: dict[str, Any]) -> type[PretrainingConfig]:
     """The keys of a run on the task that `values` name: those of every run, and the parameters of the task."""
-    try:
-        kind = task_class(PACKAGE, str(values.get("task")))
-    except ValueError:
-        return _WithoutTask
-    parameters: dict[str, Any] = {key: (field.annotation, field) for key, field in kind.model_fields.items()}
-    return create_model(f"{values['task']} pretraining", __base__=PretrainingConfig, **parameters)
+    return with_parameters(PretrainingConfig, PACKAGE, values)
 
 
 class EvaluationConfig(Config):

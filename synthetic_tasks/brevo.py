@@ -117,6 +117,15 @@ class BrevoTask(ExampleTask):
         ids = batch.input_ids.numpy()
         return np.where((ids == self.query_token_id).cumsum(axis=1) > 0, 0, ids)
 
+    def question(self, tokens: list[int]) -> list[int]:
+        """A row up to and including <ans>."""
+        return tokens[: tokens.index(self.answer, tokens.index(self.query_token_id)) + 1]
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest answer, with <eos>."""
+        return self.N * (LONGEST if self.multi else 1) + 1
+
     # --- Checking, on sets of nodes
 
     def answer_mask(self, tokens: list[int]) -> list[bool]:

@@ -304,6 +304,12 @@ class CapoTask(ExampleTask):
             found += [(row, start, stop, FIELDS.index(field)) for field, (start, stop) in facts.items()]
         return Spans(*np.array(found, dtype=np.int64).reshape(-1, 4).T)
 
+    @property
+    def pronouns(self) -> list[list[int]]:
+        """Tokens between which number alone decides: He and She, he and she."""
+        ids = bio.language().ids
+        return [[ids[" " + form(pronoun)] for pronoun in bio.PRONOUNS] for form in (str, str.lower)]
+
     def token_name(self, token: int) -> str:
         if not 0 <= token < self.num_tokens:
             raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
@@ -330,6 +336,14 @@ VALUES = (
     * len(bio.UNIVERSITIES)
     * (len(bio.MAJORS) * len(bio.EMPLOYERS))
 )  # what could be said of a person; the employer's city follows from the employer
+
+
+def chance(field: str) -> float:
+    """Share of people with the most frequent value of one of FIELDS."""
+    if field == "employer_city":
+        return max(map(bio.EMPLOYER_CITY.count, bio.EMPLOYER_CITY)) / len(bio.EMPLOYERS)
+    sizes = {"name": bio.NAMES, "pronoun": len(bio.PRONOUNS), "birth_city": len(bio.CITIES)}
+    return 1 / (sizes.get(field) or len(bio.LISTS[field]))
 
 
 def bit_complexity(num_people: int, name_nats: float, value_nats: float) -> Bits:

@@ -1,0 +1,270 @@
+"""What a model has learned of a task, measured as in the papers: by hop, by whole order, by length, in bits, by parse.
+
+Each measurement gives rows for a table: what was measured, and numbers, among them what a blind guess would reach.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.batch import IGNORE, Batch, SupervisedBatch
+from core.generate import continuations
+from core.model import GPT
+from core.source import TaskSource
+from core.task import Task
+from synthetic_tasks import capo
+from synthetic_tasks._example_task import ExampleTask, Spans
+from synthetic_tasks.brevo import BrevoTask
+from synthetic_tasks.capo import CapoTask
+from synthetic_tasks.depo import DepoTask
+from synthetic_tasks.lano import LanoTask
+from synthetic_tasks.mano import ManoTask
+
+Row = dict[str, Any]
+LABELS = ("split", "hop", "length", "prefix", "templates", "field", "questions")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The examples that are asked, and how many at a time."""
+
+    seed: int
+    split: str
+    examples: int
+    batch_size: int
+
+    def batch(self, task: Task) -> Batch:
+        return TaskSource(task, self.seed).batch(self.split, 0, self.examples)
+
+
+def examine(task: ExampleTask, model: GPT, sheet: Sheet, hops: Sequence[int] = ()) -> list[Row]:
+    """The measurement that belongs to the task. `hops`: of Depo; none means those that occur."""
+    match task:
+        case DepoTask():
+            return hop_accuracy(task, model, sheet, hops or task.hops)
+        case BrevoTask():
+            return [order_accuracy(task, model, sheet)]
+        case ManoTask():
+            return value_accuracy(task, model, sheet)
+        case CapoTask():
+            return knowledge(task, model, sheet)
+        case LanoTask():
+            return [*parses(task, model, sheet), divergence(task, model, sheet)]
+    raise TypeError(f"no measurement is known for {type(task).__name__}")
+
+
+# --- Predictions
+
+
+@torch.no_grad()
+def _logits(model: GPT, batch: Batch, batch_size: int) -> Iterator[tuple[SupervisedBatch, torch.Tensor]]:
+    """The scored positions of some rows at a time, and their logits float32 (N, V)."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(batch.input_ids), batch_size):
+        some = batch.rows(slice(start, start + batch_size)).supervised()
+        moved = some.to(device)
+        yield some, model(moved.input_ids, moved.positions).float().cpu()
+    model.train(was_training)
+
+
+def _right(model: GPT, batch: Batch, batch_size: int) -> np.ndarray:
+    """Whether the likeliest token is the target, bool (B, T); False where nothing is scored."""
+    right = np.zeros(batch.targets.shape, dtype=np.bool_)
+    found = [logits.argmax(dim=-1) == some.labels for some, logits in _logits(model, batch, batch_size)]
+    right[(batch.targets != IGNORE).numpy()] = torch.cat(found).numpy()
+    return right
+
+
+def _within(spans: Spans) -> tuple[np.ndarray, np.ndarray]:
+    """Of each token of each span the span's number, and the position that predicts it."""
+    lengths = spans.stop - spans.start
+    number = np.repeat(np.arange(len(lengths)), lengths)
+    return number, spans.start[number] - 1 + np.arange(len(number)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+# --- Depo
+
+
+def hop_accuracy(task: DepoTask, model: GPT, sheet: Sheet, hops: Sequence[int]) -> list[Row]:
+    """A row for each number of steps k, on the same cycles and nodes for every k.
+
+    `accuracy`: answers with every token right, `first_token` and `token`: shares of tokens, all without <ans>.
+    `chance`: of naming any node of the cycle.
+    """
+    blocks = range(-(-sheet.examples // task.examples_per_block))
+    found = [task.at_hops(hops, sheet.seed, sheet.split, block) for block in blocks]
+    rows = []
+    for k in hops:
+        hits = [span_hits(task, model, batches[k], sheet) for batches in _first(found, sheet.examples)]
+        first, _number, token = (np.concatenate(parts) for parts in zip(*hits, strict=True))
+        exact = np.concatenate([np.bincount(n, ~t) == 0 for _, n, t in hits])
+        sizes = {"split": sheet.split, "hop": k, "questions": len(exact)}
+        shares = {"accuracy": float(exact.mean()), "first_token": float(first.mean()), "token": float(token.mean())}
+        rows.append({**sizes, **shares, "chance": 1 / task.N})
+    return rows
+
+
+def _first(blocks: list[dict[int, Batch]], examples: int) -> Iterator[dict[int, Batch]]:
+    for number, block in enumerate(blocks):
+        left = examples - number * len(next(iter(block.values())).input_ids)
+        yield {k: batch.rows(slice(left)) for k, batch in block.items()}
+
+
+def span_hits(task: ExampleTask, model: GPT, batch: Batch, sheet: Sheet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whether the first token of each span is right; of every token in a span, the span and whether it is right."""
+    right = _right(model, batch, sheet.batch_size)
+    spans = task.spans(batch)
+    number, position = _within(spans)
+    return right[spans.row, spans.start - 1], number, right[spans.row[number], position]
+
+
+# --- Brevo
+
+
+def order_accuracy(task: BrevoTask, model: GPT, sheet: Sheet) -> Row:
+    """`accuracy`: answers, decoded greedily, that list all ancestors in any order with parents first."""
+    prompts = [task.question(row) for row in sheet.batch(task).input_ids.tolist()]
+    right = 0
+    for start in range(0, len(prompts), sheet.batch_size):
+        some = prompts[start : start + sheet.batch_size]
+        answers = continuations(model, some, stop=task.eos_token_id, most=task.longest_answer)
+        whole = [prompt + answer for prompt, answer in zip(some, answers, strict=True)]
+        right += sum(task.validate_example({"input_ids": row}) for row in whole)
+    return {"split": sheet.split, "questions": len(prompts), "accuracy": right / len(prompts)}
+
+
+# --- Mano
+
+
+def value_accuracy(task: ManoTask, model: GPT, sheet: Sheet) -> list[Row]:
+    """A row for each number of operators; `chance`: of the best guess that knows it and nothing else."""
+    batch = sheet.batch(task)
+    spans = task.spans(batch)
+    hits = _right(model, batch, sheet.batch_size)[spans.row, spans.start - 1]
+    chances = task.answer_chances().max(axis=1)
+    groups = [(n, hits[spans.kind == n]) for n in np.unique(spans.kind).tolist()]
+    whole = ("all", hits, task.chance_accuracy())
+    return [
+        {
+            "split": sheet.split,
+            "length": n,
+            "questions": len(some),
+            "accuracy": float(some.mean()),
+            "chance": float(best),
+        }
+        for n, some, best in [whole, *((n, some, chances[n]) for n, some in groups)]
+    ]
+
+
+# --- Capo
+
+
+def knowledge(task: CapoTask, model: GPT, sheet: Sheet) -> list[Row]:
+    """A row for each field of a person and one for all: what is recalled, and bits per parameter.
+
+    `accuracy`: values of which every token is the likeliest, given the text before; `chance`: of the most frequent one.
+    `nats`: mean cross-entropy of a value. `bits_per_parameter`: of names, of values, of both (`bit_complexity`), with
+    `most`, if everything were known. In sentences that were kept from training, if there are any, as well as in others.
+    """
+    kinds = ["train", *(["held_out"] if task.held_out_templates else [])]
+    return [row for kind in kinds for row in _knowledge(task.replace(templates=kind), model, sheet)]
+
+
+def _knowledge(task: CapoTask, model: GPT, sheet: Sheet) -> list[Row]:
+    people = np.arange(min(sheet.examples, task.num_people)) * task.num_people // min(sheet.examples, task.num_people)
+    exposures = np.random.default_rng(sheet.seed).integers(task.exposures, size=len(people))
+    batch = task.tell(people, exposures)
+    spans = task.spans(batch)
+    nats, right = _nats_and_hits(task, model, batch, spans, sheet.batch_size)
+    parameters = model.num_parameters()
+    rows: list[Row] = []
+    costs: dict[str, float] = {}
+    for kind, field in enumerate(capo.FIELDS):
+        mine = spans.kind == kind
+        if mine.any():
+            shares = {
+                "accuracy": float(right[mine].mean()),
+                "chance": capo.chance(field),
+                "nats": float(nats[mine].mean()),
+            }
+            rows.append({"templates": task.templates, "field": field, "questions": int(mine.sum()), **shares})
+    name = costs.pop("name")
+    known = capo.bit_complexity(task.num_people, name, sum(costs.values()))
+    most = capo.most_bits(task.num_people)
+    for what, bits, limit in (
+        ("names", known.names, most.names),
+        ("values", known.values, most.values),
+        ("all", known.total, most.total),
+    ):
+        share = {"bits_per_parameter": bits / parameters, "most": limit / parameters}
+        rows.append({"templates": task.templates, "field": what, "questions": len(people), **share})
+    return rows
+
+
+def _nats_and_hits(
+    task: CapoTask, model: GPT, batch: Batch, spans: Spans, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each span the summed cross-entropy, float64, and whether every token is the likeliest.
+
+    Where a pronoun stands other words may stand as well, so it is weighed against the other pronoun alone.
+    """
+    loss, hit = np.zeros(batch.targets.shape), np.zeros(batch.targets.shape, dtype=np.bool_)
+    first = 0
+    for some, logits in _logits(model, batch, batch_size):
+        T = some.input_ids.shape[1]
+        row, column = first + (some.positions // T).numpy(), (some.positions % T).numpy()
+        for ids in task.pronouns:
+            of_pronouns = torch.isin(some.labels, torch.tensor(ids))
+            others = torch.ones(logits.shape[1], dtype=torch.bool)
+            others[list(ids)] = False
+            logits[of_pronouns.nonzero(), others.nonzero().T] = -math.inf
+        loss[row, column] = torch.nn.functional.cross_entropy(logits, some.labels, reduction="none").double().numpy()
+        hit[row, column] = (logits.argmax(dim=-1) == some.labels).numpy()
+        first += len(some.input_ids)
+    number, position = _within(spans)
+    at = spans.row[number], position
+    return np.bincount(number, loss[at]), np.bincount(number, ~hit[at]) == 0
+
+
+# --- Lano
+
+
+def parses(task: LanoTask, model: GPT, sheet: Sheet, prefixes: Sequence[int] = (0, 50)) -> list[Row]:
+    """A row for each of `prefixes`, tokens of a string that the model is given: `parse`, the share of its completions,
+    drawn at temperature 1, that the grammar can make."""
+    if not (task.bos and task.eos):
+        return []  # nothing to begin with, or never an end
+    strings = [task.string(row["input_ids"]) for row in task.examples(sheet.batch(task))]
+    rows = []
+    for length in prefixes:
+        generator = torch.Generator().manual_seed(sheet.seed)
+        prompts = [[0, *string[:length]] for string in strings if len(string) > length]
+        valid = 0
+        for start in range(0, len(prompts), sheet.batch_size):
+            some = prompts[start : start + sheet.batch_size]
+            written = continuations(model, some, stop=task.eos_token, temperature=1.0, generator=generator)
+            whole = [prompt + answer for prompt, answer in zip(some, written, strict=True)]
+            valid += sum(task.validate_example({"input_ids": row}) for row in whole)
+        if prompts:
+            parse = {"parse": valid / len(prompts)}
+            rows.append({"split": sheet.split, "prefix": length, "questions": len(prompts), **parse})
+    return rows
+
+
+def divergence(task: LanoTask, model: GPT, sheet: Sheet) -> Row:
+    """Over all positions the mean in nats of `kl`, from the grammar's law of the next token to the model's, and of
+    `cross_entropy`, that law's with the model's, which is least, `entropy`, where both agree."""
+    batch = sheet.batch(task)
+    law = torch.from_numpy(task.laws(batch))
+    model_law = torch.cat([logits.double().log_softmax(-1) for _, logits in _logits(model, batch, sheet.batch_size)])
+    model_law = model_law[:, : law.shape[1]]
+    cross = -(law * model_law).sum(dim=1).mean().item()
+    entropy = -torch.special.xlogy(law, law).sum(dim=1).mean().item()
+    sizes = {"split": sheet.split, "questions": len(batch.input_ids)}
+    return {**sizes, "kl": cross - entropy, "cross_entropy": cross, "entropy": entropy}

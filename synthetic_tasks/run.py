@@ -1,0 +1,98 @@
+"""From a checked configuration to a trained model, and to what it has learned."""
+
+import json
+from typing import Any
+
+from core import hf, plots, rehearsal, trainer
+from core.config import home
+from core.distributed import World, join
+from core.errors import UserError
+from core.evaluate import Slices, by_group
+from core.model import GPT
+from core.report import report, table
+from core.run_config import check_device, of_checkpoint
+from core.source import TaskSource
+from core.split import SHARES, draw_block
+from core.trainer import Definition, Phase, Settings
+from synthetic_tasks.config import MAY_GROW, ExamConfig, ExamOfTask, SyntheticConfig, schema
+from synthetic_tasks.exam import LABELS, Row, Sheet, examine
+
+
+def train(config: SyntheticConfig) -> dict[str, Any]:
+    """Trains, examines, saves and draws. Returns the summary that is in `run_dir/summary.json`."""
+    check_splits(config)
+    config.check_machine()
+    with join(config.device) as world:
+        model, plan, settings = build(config, world)
+        definition = Definition(config.model_dump(), config.identity(world.size), MAY_GROW)
+        evaluate = validation(config, world)
+        summary = trainer.train(model, plan, evaluate, settings, config.run_dir, definition, world)
+        if world.is_main:
+            world.say("measuring")
+            sheet = Sheet(config.seed, "test", config.exam_examples, config.batch_size)
+            summary["exam"] = examine(config.example_task, model, sheet)
+            (config.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            report(config.run_dir, summary, [plots.draw_run(config.run_dir)], ("split", "part"))
+            print(table(summary["exam"], LABELS))
+    return summary
+
+
+def rehearse(config: SyntheticConfig) -> None:
+    """Builds everything, tries a few updates, says what the run would take. Writes nothing."""
+    check_device(config.device)
+    check_splits(config)
+    with join(config.device) as world:
+        world.say(rehearsal.rehearse(*build(config, world), world))
+
+
+def check_splits(config: SyntheticConfig) -> None:
+    """Raises UserError if there are too few prompts to be divided."""
+    for split in SHARES:
+        draw_block(config.example_task, config.seed, split, 0)
+
+
+def build(config: SyntheticConfig, world: World) -> tuple[GPT, list[Phase], Settings]:
+    task = config.example_task
+    source = TaskSource(task, config.seed)
+    plan = [Phase(config.task, source, config.max_steps, config.batch_size, config.lr_at, pack_to=config.pack_to)]
+    settings = config.settings(world.device, pad_token=task.pad_token)
+    return GPT(config.model_shape, seed=config.seed), plan, settings
+
+
+def validation(config: SyntheticConfig, world: World) -> trainer.Evaluate:
+    task = config.example_task
+    measured = by_group(task, config.seed, "validation", config.eval_examples, config.batch_size, world)
+
+    def evaluate(model: GPT) -> Slices:
+        slices: list[tuple[dict[str, int | str], dict[str, float]]] = []
+        for part, measure in measured.items():
+            where: dict[str, int | str] = {"slice": "part", "part": part} if part else {}
+            slices.append(({"split": "validation", **where}, measure(model)))
+        return slices
+
+    return evaluate
+
+
+def evaluate(config: ExamConfig) -> list[Row]:
+    """Measures a checkpoint as the paper does, on the task of its run or the one given. Prints a table."""
+    check_device(config.device)
+    folder = home(config.checkpoint)
+    if isinstance(config, ExamOfTask):
+        task, seed = config.example_task, config.seed or 0
+    else:
+        run = of_checkpoint(folder, schema)
+        task, seed = run.example_task, run.seed if config.seed is None else config.seed
+    try:
+        model = hf.load(folder)
+    except hf.UnreadableModel as error:
+        raise UserError(f"checkpoint: {error}") from error
+    if task.num_tokens > model.config.num_tokens or task.block_size > model.config.n_positions:
+        has = f"{model.config.num_tokens} tokens and {model.config.n_positions} positions"
+        raise UserError(
+            f"checkpoint: task {task.name} needs {task.num_tokens} and {task.block_size}, {folder} has {has}"
+        )
+    with join(config.device) as world:
+        sheet = Sheet(seed, config.split, config.examples, config.batch_size)
+        rows = examine(task, model.to(world.device), sheet, config.hops)
+        world.say(table(rows, LABELS))
+    return rows
