@@ -76,7 +76,7 @@ def ours(contest: Contest, precision: Literal["fp32", "bf16"] | None = None) -> 
     with ExitStack() as stack:
         world = stack.enter_context(join(contest.device))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        run = Run(hf.load(contest.folder), plan, lambda model: [], settings, folder, world)
+        run = Run(hf.load(contest.folder), plan, lambda model, step: [], settings, folder, world)
         with redirect_stderr(io.StringIO()):  # the progress bar works, unseen
             run.tracker = stack.enter_context(Tracker(folder, 0, run.total, is_main=True))
         workers = settings.workers

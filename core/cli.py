@@ -33,8 +33,13 @@ def run_verbs(verbs: dict[str, Verb], argv: list[str] | None, *, doc: str, defau
     130 stopped by Ctrl-C. Errors meant for people are printed one line each, without a traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return status_of(lambda: _run(verbs, arguments, doc, default))
+
+
+def status_of(command: Callable[[], Any]) -> int:
+    """Carries a command out and returns its exit status, as `run_verbs` says."""
     try:
-        _run(verbs, arguments, doc, default)
+        command()
     except CommandError as error:
         return _report(error.problems, error.status)
     except KeyboardInterrupt:

@@ -143,14 +143,19 @@ def read_flags(arguments: list[str]) -> dict[str, str]:
 
 def resolve(schema: Schema, file: str | None, flags: dict[str, str]) -> Any:
     """The checked configuration. Raises UserError with every problem at once, one line each."""
-    grouped = read_file(file) if file else {}
+    return check(schema, read_file(file) if file else {}, flags, file or "")
+
+
+def check(schema: Schema, grouped: dict[str, Any], flags: dict[str, str], file: str = "") -> Any:
+    """As `resolve`, of keys that were read already, from `file` if it has a name."""
     model = schema({**grouped, **flags})
     fields = model.model_fields
-    from_file, places = _ungrouped(grouped, model, file or "")
+    from_file, places = _ungrouped(grouped, model, file)
     values = {**from_file, **{key: _typed(text, fields.get(key)) for key, text in flags.items()}}
 
     def origin(key: str) -> str:
-        return f"--{key}" if key in flags else f"{file}: {places.get(key, key)}" if file else key
+        place = places.get(key, key)
+        return f"--{key}" if key in flags else f"{file}: {place}" if file else place
 
     try:
         return model.model_validate(values)
@@ -188,6 +193,9 @@ def problems(
     lines: dict[str, str] = {}  # by key, since a union reports each of its members
     for detail in error.errors():
         message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
+        if detail["type"] == "union_tag_invalid":
+            tag, expected = detail["ctx"]["tag"], detail["ctx"]["expected_tags"].replace("'", "")
+            message = f"{detail['ctx']['discriminator']} {tag!r} is not allowed; it takes one of {expected}"
         if detail["loc"]:
             place, owner, key, given = _locate(detail["loc"], model, values)
             if message and len(detail["loc"]) == 2 and isinstance(detail["loc"][1], int):
@@ -203,24 +211,30 @@ def _locate(
     loc: tuple[int | str, ...], model: type[BaseModel], values: dict[str, Any]
 ) -> tuple[list[Any], type[BaseModel], str, Any]:
     """The innermost key of a schema on the way to a problem: its path, its schema, its name, and what was given."""
-    path, owner, key = [loc[0]], model, str(loc[0])
+    path, owner, key, rest = [loc[0]], model, str(loc[0]), list(loc[1:])
     given: Any = values.get(key)
-    inner = _schema_in_list(owner, key)
-    if inner is not None and len(loc) >= 3 and isinstance(loc[1], int) and isinstance(given, list):
-        path, owner, key = [loc[0], loc[1], loc[2]], inner, str(loc[2])
-        item = given[loc[1]]
-        given = item.get(key) if isinstance(item, dict) else item
+    while inner := _schemas_in(owner, key):
+        if len(rest) > 1 and isinstance(rest[0], int) and isinstance(given, list):  # a list of schemas
+            index = rest.pop(0)
+            path.append(index)
+            given = given[int(index)]
+        elif len(rest) > 1 and len(inner) > 1:  # one of several, told apart by the value of a key
+            tag = rest.pop(0)
+            inner = [kind for kind in inner if any(tag in get_args(f.annotation) for f in kind.model_fields.values())]
+        if not rest or not inner or isinstance(rest[0], int):
+            break
+        owner, key = inner[0], str(rest.pop(0))
+        path.append(key)
+        given = given.get(key) if isinstance(given, dict) else given
     return path, owner, key, given
 
 
-def _schema_in_list(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The schema of the items, if the key takes a list of them."""
+def _schemas_in(model: type[BaseModel], key: str) -> list[type[BaseModel]]:
+    """The schemas that the value of a key, or the items of a list there, may have."""
     field = model.model_fields.get(key)
-    for kind in _members(field.annotation) if field else ():
-        items = get_args(kind) if get_origin(kind) is list else ()
-        if items and isinstance(items[0], type) and issubclass(items[0], BaseModel):
-            return items[0]
-    return None
+    members = _members(field.annotation) if field else ()
+    kinds = [get_args(kind)[0] if get_origin(kind) is list else kind for kind in members]
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def _explain(kind: str, key: str, given: Any, model: type[BaseModel]) -> str:

@@ -87,6 +87,22 @@ def load(folder: Path) -> GPT:
     return model
 
 
+def download(name: str) -> Path:
+    """The folder of a model of the Hugging Face hub, from its cache on this machine or else fetched.
+
+    Raises UnreadableModel if there is no such model or it cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=["config.json", "*.safetensors", "*.safetensors.index.json"])
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # what the hub's errors are, and those of its connections
+        reason = str(error).strip().partition("\n")[0]
+        raise UnreadableModel(f"{name} is no folder, and the hub gave no such model: {reason}") from error
+
+
 def load_grown(model: GPT, folder: Path) -> int:
     """Puts a trained model of the same shape into a new one whose vocabulary may be larger; returns the rows kept.
 

@@ -16,7 +16,7 @@ from core.trainer import Phase, Run, Settings
 
 def rehearse(model: GPT, plan: Sequence[Phase], settings: Settings, world: World, updates: int = 3) -> str:
     """Tries a few updates of the plan and says in words what the whole would take. Writes nothing."""
-    run = Run(model, plan, lambda model: [], settings, Path(), world)
+    run = Run(model, plan, lambda model, step: [], settings, Path(), world)
     run.tracker = Tracker(Path(), 0, run.total, is_main=False)
     batches = run.make_update(0)
     run.update(batches, 0.0, 0)  # compiles and warms up

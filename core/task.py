@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.batch import Batch
 
-NOT_TASKS = ("cli", "config", "exam", "run")  # names of modules that lie beside the tasks of a package
+NOT_TASKS = ("cli", "config", "run")  # names of modules that lie beside the tasks of a package
 
 
 class Oracle(NamedTuple):
@@ -99,7 +99,7 @@ class Task(BaseModel, ABC):
 
 
 def task_names(package: str) -> list[str]:
-    """The tasks of a package: every module but `cli`, `config`, `exam`, `run` and those with a leading underscore."""
+    """The tasks of a package: every module but `cli`, `config`, `run` and those with a leading underscore."""
     modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
     return sorted(m.name for m in modules if not m.name.startswith("_") and m.name not in NOT_TASKS and not m.ispkg)
 

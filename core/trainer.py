@@ -84,7 +84,8 @@ class State:
     stopped: str = ""  # why no more updates are to follow
 
 
-Evaluate = Callable[[GPT], Slices]  # the first slice decides on patience, best checkpoint and the growth of sources
+# Of the model after so many updates; the first slice decides on patience, best checkpoint and the growth of sources.
+Evaluate = Callable[[GPT, int], Slices]
 
 
 def train(
@@ -271,7 +272,7 @@ class Run:
 
     def measure(self) -> None:
         self.read()
-        self.slices = self.evaluate(self.model)
+        self.slices = self.evaluate(self.model, self.state.step)
         for where, values in self.slices:
             if not math.isfinite(values["loss"]):
                 self.fail(f"{where['split']} loss is {values['loss']:g} after step {self.state.step}")
@@ -374,7 +375,7 @@ class Run:
     def summarise(self, waited: float) -> dict[str, Any]:
         """`waited`: seconds that updates waited for their data."""
         seconds, state = time.perf_counter() - self.started, self.state
-        slices = self.slices or self.evaluate(self.model)  # nothing was left to do for a run that had ended before
+        slices = self.slices or self.evaluate(self.model, state.step)  # of a run that had ended before
         steps = state.step - self.first_step
         summary = {
             "stopped": state.stopped or "completed",

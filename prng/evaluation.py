@@ -133,7 +133,7 @@ class Table:
         self.examples, self.batch_size, self.world, self.keep = examples, batch_size, world, keep
         self.scores: list[Scores] = []
 
-    def __call__(self, model: GPT) -> Slices:
+    def __call__(self, model: GPT, step: int = 0) -> Slices:
         self.scores = [
             measure(model, cell.grid, self.form, self.examples, self.batch_size, self.world) for cell in self.cells
         ]

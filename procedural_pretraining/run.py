@@ -89,7 +89,7 @@ class LengthTable:
         self._at = lru_cache(1 + len(config.eval_lengths))(evaluations)  # a length that was outgrown is not kept
         self._source, self._config = source, config
 
-    def __call__(self, model: GPT) -> Slices:
+    def __call__(self, model: GPT, step: int) -> Slices:
         source = self._source
         current = source.length if isinstance(source, LengthCurriculum) else self._config.final_length
         slices = [*self._measure(model, current, {"split": "validation"})]

@@ -14,8 +14,9 @@ from core.run_config import check_device, of_checkpoint
 from core.source import TaskSource
 from core.split import SHARES, draw_block
 from core.trainer import Definition, Phase, Settings
+from synthetic_tasks._curve_config import CurveConfig
+from synthetic_tasks._exam import LABELS, Row, Sheet, examine
 from synthetic_tasks.config import MAY_GROW, ExamConfig, ExamOfTask, SyntheticConfig, schema
-from synthetic_tasks.exam import LABELS, Row, Sheet, examine
 
 
 def train(config: SyntheticConfig) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def validation(config: SyntheticConfig, world: World) -> trainer.Evaluate:
     task = config.example_task
     measured = by_group(task, config.seed, "validation", config.eval_examples, config.batch_size, world)
 
-    def evaluate(model: GPT) -> Slices:
+    def evaluate(model: GPT, step: int) -> Slices:
         slices: list[tuple[dict[str, int | str], dict[str, float]]] = []
         for part, measure in measured.items():
             where: dict[str, int | str] = {"slice": "part", "part": part} if part else {}
@@ -80,7 +81,7 @@ def evaluate(config: ExamConfig) -> list[Row]:
     if isinstance(config, ExamOfTask):
         task, seed = config.example_task, config.seed or 0
     else:
-        run = of_checkpoint(folder, schema)
+        run = of_checkpoint(folder, lambda keys: CurveConfig if "dataset" in keys else schema(keys))
         task, seed = run.example_task, run.seed if config.seed is None else config.seed
     try:
         model = hf.load(folder)

@@ -33,7 +33,7 @@ def train(config: AlgorithmicConfig) -> dict[str, Any]:
         exam = partial(Exam, config.question, config.seed, batch_size=config.micro_batch, world=world)
         validation = exam(split="validation", examples=config.validation_size)
 
-        def evaluate(model: GPT) -> Slices:
+        def evaluate(model: GPT, step: int) -> Slices:
             return [({"split": "validation"}, validation(model))]
 
         definition = Definition(config.model_dump(), config.identity(world.size), MAY_GROW)

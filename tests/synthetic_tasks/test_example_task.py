@@ -180,7 +180,7 @@ def test_a_run_on_packed_rows_learns_what_a_run_on_padded_ones_learns(tmp_path):
     for pack_to in (None, 64):
         model = GPT(GPTConfig(task.num_tokens, task.block_size, 1, 2, 16))
         phase = Phase("mano", TaskSource(task, seed=0), 4, 32, lambda step: 1e-2, pack_to=pack_to)
-        run = Run(model, [phase], lambda model: [], Settings(pad_token=task.pad_token), tmp_path, World())
+        run = Run(model, [phase], lambda model, step: [], Settings(pad_token=task.pad_token), tmp_path, World())
         run.tracker = type("Silent", (), {"advance": lambda self: None})()
         for step in range(4):
             run.update(run.make_update(step), 1e-2, 0)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
-from core.batch import IGNORE, Batch, SupervisedBatch
+from core.batch import IGNORE, Batch, SupervisedBatch, concatenate
 from core.generate import continuations
 from core.model import GPT
 from core.source import TaskSource
@@ -73,12 +74,26 @@ def _logits(model: GPT, batch: Batch, batch_size: int) -> Iterator[tuple[Supervi
     model.train(was_training)
 
 
-def _right(model: GPT, batch: Batch, batch_size: int) -> np.ndarray:
-    """Whether the likeliest token is the target, bool (B, T); False where nothing is scored."""
-    right = np.zeros(batch.targets.shape, dtype=np.bool_)
-    found = [logits.argmax(dim=-1) == some.labels for some, logits in _logits(model, batch, batch_size)]
-    right[(batch.targets != IGNORE).numpy()] = torch.cat(found).numpy()
-    return right
+def _scores(
+    model: GPT, batch: Batch, batch_size: int, rivals: Sequence[Sequence[int]] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cross-entropy of each target in nats, float64 (B, T), and whether it is the likeliest token, bool (B, T).
+
+    0 and False where nothing is scored. A target that is among some `rivals` is weighed against them alone.
+    """
+    nats, right = [], []
+    for some, logits in _logits(model, batch, batch_size):
+        for ids in rivals:
+            others = torch.ones(logits.shape[1], dtype=torch.bool)
+            others[list(ids)] = False
+            at = torch.isin(some.labels, torch.tensor(ids)).nonzero()
+            logits[at, others.nonzero().T] = -math.inf
+        nats.append(F.cross_entropy(logits, some.labels, reduction="none").double())
+        right.append(logits.argmax(dim=-1) == some.labels)
+    scored = (batch.targets != IGNORE).numpy()
+    table, hits = np.zeros(scored.shape), np.zeros(scored.shape, dtype=np.bool_)
+    table[scored], hits[scored] = torch.cat(nats).numpy(), torch.cat(right).numpy()
+    return table, hits
 
 
 def _within(spans: Spans) -> tuple[np.ndarray, np.ndarray]:
@@ -94,34 +109,29 @@ def _within(spans: Spans) -> tuple[np.ndarray, np.ndarray]:
 def hop_accuracy(task: DepoTask, model: GPT, sheet: Sheet, hops: Sequence[int]) -> list[Row]:
     """A row for each number of steps k, on the same cycles and nodes for every k.
 
-    `accuracy`: answers with every token right, `first_token` and `token`: shares of tokens, all without <ans>.
-    `chance`: of naming any node of the cycle.
+    `accuracy`: answers with every token right, `first_token` and `token`: shares of tokens right, `loss`: nats per
+    token, all without <ans>. `chance`: of naming any node of the largest cycle.
     """
     blocks = range(-(-sheet.examples // task.examples_per_block))
     found = [task.at_hops(hops, sheet.seed, sheet.split, block) for block in blocks]
     rows = []
     for k in hops:
-        hits = [span_hits(task, model, batches[k], sheet) for batches in _first(found, sheet.examples)]
-        first, _number, token = (np.concatenate(parts) for parts in zip(*hits, strict=True))
-        exact = np.concatenate([np.bincount(n, ~t) == 0 for _, n, t in hits])
-        sizes = {"split": sheet.split, "hop": k, "questions": len(exact)}
-        shares = {"accuracy": float(exact.mean()), "first_token": float(first.mean()), "token": float(token.mean())}
-        rows.append({**sizes, **shares, "chance": 1 / task.N})
+        some = concatenate([batches[k] for batches in found], task.pad_token).rows(slice(sheet.examples))
+        nats, right = _scores(model, some, sheet.batch_size)
+        spans = task.spans(some)
+        number, position = _within(spans)
+        of_tokens = spans.row[number], position
+        hits = right[of_tokens]
+        shares = {
+            "loss": nats[of_tokens].mean(),
+            "accuracy": (np.bincount(number, ~hits) == 0).mean(),
+            "first_token": right[spans.row, spans.start - 1].mean(),
+            "token": hits.mean(),
+            "chance": 1 / task.N,
+        }
+        sizes = {"split": sheet.split, "hop": k, "questions": len(spans.row)}
+        rows.append({**sizes, **{name: float(share) for name, share in shares.items()}})
     return rows
-
-
-def _first(blocks: list[dict[int, Batch]], examples: int) -> Iterator[dict[int, Batch]]:
-    for number, block in enumerate(blocks):
-        left = examples - number * len(next(iter(block.values())).input_ids)
-        yield {k: batch.rows(slice(left)) for k, batch in block.items()}
-
-
-def span_hits(task: ExampleTask, model: GPT, batch: Batch, sheet: Sheet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Whether the first token of each span is right; of every token in a span, the span and whether it is right."""
-    right = _right(model, batch, sheet.batch_size)
-    spans = task.spans(batch)
-    number, position = _within(spans)
-    return right[spans.row, spans.start - 1], number, right[spans.row[number], position]
 
 
 # --- Brevo
@@ -146,7 +156,7 @@ def value_accuracy(task: ManoTask, model: GPT, sheet: Sheet) -> list[Row]:
     """A row for each number of operators; `chance`: of the best guess that knows it and nothing else."""
     batch = sheet.batch(task)
     spans = task.spans(batch)
-    hits = _right(model, batch, sheet.batch_size)[spans.row, spans.start - 1]
+    hits = _scores(model, batch, sheet.batch_size)[1][spans.row, spans.start - 1]
     chances = task.answer_chances().max(axis=1)
     groups = [(n, hits[spans.kind == n]) for n in np.unique(spans.kind).tolist()]
     whole = ("all", hits, task.chance_accuracy())
@@ -181,7 +191,10 @@ def _knowledge(task: CapoTask, model: GPT, sheet: Sheet) -> list[Row]:
     exposures = np.random.default_rng(sheet.seed).integers(task.exposures, size=len(people))
     batch = task.tell(people, exposures)
     spans = task.spans(batch)
-    nats, right = _nats_and_hits(task, model, batch, spans, sheet.batch_size)
+    table, hits = _scores(model, batch, sheet.batch_size, task.pronouns)
+    number, position = _within(spans)
+    nats = np.bincount(number, table[spans.row[number], position])
+    right = np.bincount(number, ~hits[spans.row[number], position]) == 0
     parameters = model.num_parameters()
     rows: list[Row] = []
     costs: dict[str, float] = {}
@@ -205,31 +218,6 @@ def _knowledge(task: CapoTask, model: GPT, sheet: Sheet) -> list[Row]:
         share = {"bits_per_parameter": bits / parameters, "most": limit / parameters}
         rows.append({"templates": task.templates, "field": what, "questions": len(people), **share})
     return rows
-
-
-def _nats_and_hits(
-    task: CapoTask, model: GPT, batch: Batch, spans: Spans, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of each span the summed cross-entropy, float64, and whether every token is the likeliest.
-
-    Where a pronoun stands other words may stand as well, so it is weighed against the other pronoun alone.
-    """
-    loss, hit = np.zeros(batch.targets.shape), np.zeros(batch.targets.shape, dtype=np.bool_)
-    first = 0
-    for some, logits in _logits(model, batch, batch_size):
-        T = some.input_ids.shape[1]
-        row, column = first + (some.positions // T).numpy(), (some.positions % T).numpy()
-        for ids in task.pronouns:
-            of_pronouns = torch.isin(some.labels, torch.tensor(ids))
-            others = torch.ones(logits.shape[1], dtype=torch.bool)
-            others[list(ids)] = False
-            logits[of_pronouns.nonzero(), others.nonzero().T] = -math.inf
-        loss[row, column] = torch.nn.functional.cross_entropy(logits, some.labels, reduction="none").double().numpy()
-        hit[row, column] = (logits.argmax(dim=-1) == some.labels).numpy()
-        first += len(some.input_ids)
-    number, position = _within(spans)
-    at = spans.row[number], position
-    return np.bincount(number, loss[at]), np.bincount(number, ~hit[at]) == 0
 
 
 # --- Lano

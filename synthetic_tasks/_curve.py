@@ -1,0 +1,141 @@
+"""Accuracy by hop in the course of training: `curve`."""
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from core import rehearsal, trainer
+from core.batch import Batch, concatenate
+from core.distributed import World, join
+from core.errors import UserError
+from core.evaluate import Slices
+from core.model import GPT
+from core.plots import draw_panels
+from core.report import report
+from core.run_config import check_device
+from core.source import TaskSource
+from core.trainer import Definition, Phase, Settings
+from synthetic_tasks._curve_config import MAY_GROW, CurveConfig
+from synthetic_tasks._exam import Row, Sheet, hop_accuracy
+from synthetic_tasks.depo import DepoTask
+
+COLUMNS = ("step", "examples_seen", "hop", "accuracy", "first_token", "token")
+
+
+def train(config: CurveConfig) -> dict[str, Any]:
+    """Trains and measures by turns; writes a CSV on the way and a plot at the end. Returns the run's summary."""
+    check_device(config.device)
+    with join(config.device) as world:
+        model, plan, settings = build(config, world)
+        config.check_machine()
+        table = HopTable(config, world)
+        definition = Definition(config.model_dump(), config.identity(world.size), MAY_GROW)
+        summary = trainer.train(model, plan, table, settings, config.run_dir, definition, world)
+        if world.is_main:
+            plot = draw(config.run_dir / config.metrics_file, config.run_dir / config.plot_file)
+            report(config.run_dir, summary, [plot], ("split", "hop"))
+            print(f"{'by hop':<11} {config.run_dir / config.metrics_file}")
+    return summary
+
+
+def rehearse(config: CurveConfig) -> None:
+    """Builds everything, tries a few updates, says what the run would take. Writes nothing."""
+    check_device(config.device)
+    with join(config.device) as world:
+        world.say(rehearsal.rehearse(*build(config, world), world))
+
+
+class Again(TaskSource):
+    """The first `count` training examples, again and again."""
+
+    def __init__(self, task: DepoTask, seed: int, count: int):
+        super().__init__(task, seed)
+        self._count = count
+
+    def batch(self, split: str, start: int, stop: int) -> Batch:
+        if split != "train":
+            return super().batch(split, start, stop)
+        parts = []
+        while start < stop:
+            first = start % self._count
+            size = min(stop - start, self._count - first)
+            parts.append(super().batch(split, first, first + size))
+            start += size
+        return concatenate(parts, self.task.pad_token)
+
+
+def build(config: CurveConfig, world: World) -> tuple[GPT, list[Phase], Settings]:
+    """Raises UserError if the model is too small for the task."""
+    task, model = config.dataset, config.model.build(config.seed)
+    if model.config.num_tokens < task.num_tokens or model.config.n_positions < task.block_size:
+        has = f"{model.config.num_tokens} token ids and {model.config.n_positions} positions"
+        raise UserError(f"model: has {has}, but dataset needs {task.num_tokens} and {task.block_size}")
+    endless = config.num_examples <= 0
+    source = TaskSource(task, config.seed) if endless else Again(task, config.seed, config.num_examples)
+    plan = [Phase("depo", source, config.max_steps, config.batch_size, config.lr_at)]
+    settings = config.settings(
+        world.device,
+        seed=config.seed,
+        accumulation=config.gradient_accumulation_steps,
+        weight_decay=config.weight_decay,
+        eval_every=config.eval_every_steps,
+        save_every=config.save_every_steps,
+        starts_blind=config.model.kind != "from_pretrained",
+        pad_token=task.pad_token,
+    )
+    return model, plan, settings
+
+
+class HopTable:
+    """Measures a model by hop, and keeps the CSV up to date: after a resume, without what came after the checkpoint."""
+
+    def __init__(self, config: CurveConfig, world: World):
+        self._config, self._world = config, world
+        self._path = config.run_dir / config.metrics_file
+
+    def __call__(self, model: GPT, step: int) -> Slices:
+        config, asked = self._config, self._config.eval
+        seed = config.seed + asked.seed_offset + (step * asked.seed_stride if asked.resample_each_eval else 0)
+        sheet = Sheet(seed, "validation", asked.num_examples_per_hop, asked.batch_size)
+        rows = hop_accuracy(config.measured_task, model, sheet, asked.hops)
+        if self._world.is_main:
+            seen = step * config.batch_size * config.gradient_accumulation_steps * self._world.size
+            write(self._path, step, [{"step": step, "examples_seen": seen, **row} for row in rows])
+        mean = {name: sum(row[name] for row in rows) / len(rows) for name in ("loss", "accuracy", "token")}
+        slices: list[tuple[dict[str, int | str], dict[str, float]]] = [({"split": "validation"}, mean)]
+        for row in rows:
+            where = {"split": "validation", "slice": "hop", "hop": row["hop"]}
+            slices.append((where, {name: row[name] for name in ("loss", "accuracy", "first_token", "token")}))
+        return slices
+
+
+def write(path: Path, step: int, rows: list[Row]) -> None:
+    """The CSV's rows of earlier updates, and these."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(row for row in read(path) if int(row["step"]) < step)
+    table.writerows(rows)
+    new = path.with_name(path.name + ".new")
+    new.write_text(text.getvalue())
+    os.replace(new, path)
+
+
+def read(path: Path) -> list[Row]:
+    return list(csv.DictReader(path.open())) if path.exists() else []
+
+
+def draw(metrics: Path, path: Path) -> Path:
+    """A line of accuracy over the examples seen for each number of steps."""
+    rows = read(metrics)
+
+    def by_hop(axis: Any) -> None:
+        for hop in sorted({int(row["hop"]) for row in rows}):
+            mine = [(int(row["examples_seen"]), float(row["accuracy"])) for row in rows if int(row["hop"]) == hop]
+            axis.plot(*zip(*mine, strict=True), marker=".", label=f"{hop} step" + "s" * (hop > 1))
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_ylabel("answers all right")
+
+    return draw_panels([by_hop], path, title="Depo by number of steps", across="examples seen")
