@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from core import hf, optim
 from core.errors import UserError
-from core.model import GPT
 
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -34,7 +34,12 @@ def folder(run_dir: Path, step: int) -> Path:
 
 
 def save(
-    run_dir: Path, step: int, model: GPT, optimizer: torch.optim.Optimizer, state: dict[str, Any], pad_token: int | None
+    run_dir: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    pad_token: int | None,
 ) -> Path:
     """Writes `run_dir/checkpoint-{step}` and returns it.
 
@@ -62,9 +67,9 @@ def save(
     return final
 
 
-def load(path: Path, model: GPT, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Puts weights and optimiser state into place and returns the trainer's state."""
-    hf.load_weights(model, hf.read_weights(path), path)
+    hf.restore(model, path)
     optim.load_state_tensors(optimizer, model, load_file(path / OPTIMIZER))
     return read_state(path)
 

@@ -194,8 +194,8 @@ def problems(
     for detail in error.errors():
         message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
         if detail["type"] == "union_tag_invalid":
-            tag, expected = detail["ctx"]["tag"], detail["ctx"]["expected_tags"].replace("'", "")
-            message = f"{detail['ctx']['discriminator']} {tag!r} is not allowed; it takes one of {expected}"
+            context = {name: str(value).replace("'", "") for name, value in detail["ctx"].items()}
+            message = "{discriminator} {tag} is not allowed; it takes one of {expected_tags}".format(**context)
         if detail["loc"]:
             place, owner, key, given = _locate(detail["loc"], model, values)
             if message and len(detail["loc"]) == 2 and isinstance(detail["loc"][1], int):

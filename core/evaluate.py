@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from core.batch import IGNORE, Batch, SupervisedBatch
 from core.distributed import World
-from core.model import GPT, LOGIT_ROWS
+from core.model import LOGIT_ROWS, LanguageModel
 from core.source import TaskSource
 from core.task import Task
 
@@ -41,7 +41,7 @@ class Evaluation:
         return cls([batch.rows(slice(start, start + batch_size)) for start in starts], world, best)
 
     @torch.no_grad()
-    def __call__(self, model: GPT) -> dict[str, float]:
+    def __call__(self, model: LanguageModel) -> dict[str, float]:
         was_training = model.training
         model.eval()
         totals = torch.zeros(5, dtype=torch.float64)
@@ -52,7 +52,7 @@ class Evaluation:
         return {"loss": loss / tokens, "accuracy": right / tokens, "exact_match": exact / examples, **self._best}
 
 
-def _score(model: GPT, batch: SupervisedBatch) -> Tensor:
+def _score(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
     """float64 (5,): loss sum, scored tokens, right tokens, examples without a mistake, examples."""
     hidden = model.hidden(batch.input_ids, batch.positions)
     parts = []

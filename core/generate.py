@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import torch
 
-from core.model import GPT
+from core.model import LanguageModel
 
 
 @torch.no_grad()
 def continuations(
-    model: GPT,
+    model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     *,
     stop: int | None = None,
@@ -26,7 +26,7 @@ def continuations(
     model.eval()
     device = next(model.parameters()).device
     rows = [list(prompt) for prompt in prompts]
-    room = [model.config.n_positions - len(row) for row in rows]
+    room = [model.n_positions - len(row) for row in rows]
     left = [space if most is None else min(most, space) for space in room]
     live = [i for i, tokens in enumerate(left) if tokens > 0]
     while live:

@@ -9,12 +9,12 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.model import GPT, GPTConfig
 
@@ -56,11 +56,23 @@ class UnreadableModel(ValueError):
     """A folder holds no model, a damaged one, or one that ours cannot express."""
 
 
-def save(model: GPT, folder: Path, pad_token: int | None = None, eos_token: int | None = None) -> None:
+@runtime_checkable
+class OwnLayout(Protocol):
+    """A model of another kind than GPT, which knows the folders that it is kept in."""
+
+    def save_pretrained(self, folder: Path) -> None: ...
+
+    def load_weights(self, folder: Path) -> None: ...
+
+
+def save(model: nn.Module, folder: Path, pad_token: int | None = None, eos_token: int | None = None) -> None:
     """Writes `config.json` and `model.safetensors` into an existing folder.
 
     Ids of tokens that the vocabulary does not have are written as null: GPT-2's own 50256 would lie outside it.
     """
+    if isinstance(model, OwnLayout):
+        return model.save_pretrained(folder)
+    assert isinstance(model, GPT)
     special = {"bos_token_id": None, "eos_token_id": eos_token, "pad_token_id": pad_token}
     (folder / "config.json").write_text(json.dumps(config_to_hf(model.config) | special, indent=2) + "\n")
     save_file(weights_to_hf(model), folder / "model.safetensors", metadata={"format": "pt"})
@@ -85,6 +97,14 @@ def load(folder: Path) -> GPT:
     model = GPT(config)
     load_weights(model, weights, folder)
     return model
+
+
+def restore(model: nn.Module, folder: Path) -> None:
+    """Puts the weights that `save` wrote into a model of the same shape. Raises UnreadableModel."""
+    if isinstance(model, OwnLayout):
+        return model.load_weights(folder)
+    assert isinstance(model, GPT)
+    load_weights(model, read_weights(folder), folder)
 
 
 def download(name: str) -> Path:
@@ -155,7 +175,7 @@ def load_weights(model: GPT, weights: dict[str, Tensor], source: Path) -> None:
     fill(model, weights_from_hf(weights, model.config), source)
 
 
-def fill(model: GPT, own: dict[str, Tensor], source: Path) -> None:
+def fill(model: nn.Module, own: dict[str, Tensor], source: Path) -> None:
     """Copies tensors under our own names (without a tied head) into the model; raises UnreadableModel as above."""
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     found = {name: tuple(tensor.shape) for name, tensor in own.items()}

@@ -5,6 +5,7 @@ B batch, T tokens, C channels, H heads, D channels per head (C = H * D), V vocab
 
 import math
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -128,7 +129,46 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.ln_2(x)))
 
 
-class GPT(nn.Module):
+class LanguageModel(nn.Module, ABC):
+    """What training, evaluation and generation ask of a model."""
+
+    head: nn.Linear  # from what `hidden` gives to logits, (..., C) to (..., V), without a bias
+    num_tokens: int  # V
+    n_positions: int  # longest sequence
+    is_stochastic: bool  # whether training draws random numbers, beside the data
+
+    @abstractmethod
+    def hidden(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+        """What `head` turns into logits: (B, T, C), or (N, C) for `positions` (N,), indices into the flattened (B * T).
+
+        Where several rows share a context, `starts` (B, T) says where the row of each token begins: positions count
+        from there, and nothing before it is seen. Then it is rows, not contexts, that must fit into `n_positions`.
+        """
+
+    @abstractmethod
+    def compile_blocks(self) -> None:
+        """Compiles the parts that are alike in place, so that this is paid once."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor | None = None,
+        starts: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of the next token, as many as `hidden` has rows; or, given `labels` (N,), their loss.
+
+        The loss is the cross-entropy in nats summed over the positions, float32. With a large vocabulary it is computed
+        some positions at a time, so that its memory does not grow with their number.
+        """
+        x = self.hidden(input_ids, positions, starts)
+        return self.head(x) if labels is None else cross_entropy_sum(x, self.head.weight, labels)
+
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+
+class GPT(LanguageModel):
     """The model. Its initial weights are a function of `config` and `seed` alone."""
 
     cos: Tensor
@@ -167,29 +207,9 @@ class GPT(nn.Module):
             else:
                 parameter.fill_(1.0)  # LayerNorm's gain
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        positions: Tensor | None = None,
-        starts: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """Logits of the next token, as many as `hidden` has rows; or, given `labels` (N,), their loss.
-
-        The loss is the cross-entropy in nats summed over the positions, float32. With a large vocabulary it is computed
-        some positions at a time, so that its memory does not grow with their number.
-        """
-        x = self.hidden(input_ids, positions, starts)
-        return self.head(x) if labels is None else cross_entropy_sum(x, self.head.weight, labels)
-
     def hidden(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
-        """What `head` turns into logits: (B, T, C), or (N, C) for `positions` (N,), indices into the flattened (B * T).
-
-        Positions that are not asked for end in the last block, once the others have read them: with an answer half as
-        long as the sequence, half of that block's MLP and of the head is never computed.
-
-        Where several rows share a context, `starts` (B, T) says where the row of each token begins: positions count
-        from there, and nothing before it is seen. Then it is rows, not contexts, that must fit into `n_positions`.
+        """As in `LanguageModel`. Positions that are not asked for end in the last block, once others have read them:
+        with an answer half as long as the sequence, half of that block's MLP and of the head is never computed.
         """
         length = input_ids.shape[1]
         if starts is None and length > self.config.n_positions:
@@ -225,8 +245,17 @@ class GPT(nn.Module):
         for block in self.blocks:
             block.compile()
 
-    def num_parameters(self) -> int:
-        return sum(p.numel() for p in self.parameters())
+    @property
+    def num_tokens(self) -> int:  # type: ignore[override]
+        return self.config.num_tokens
+
+    @property
+    def n_positions(self) -> int:  # type: ignore[override]
+        return self.config.n_positions
+
+    @property
+    def is_stochastic(self) -> bool:  # type: ignore[override]
+        return self.config.dropout > 0
 
 
 def own_rows(starts: Tensor) -> tuple[Tensor, Tensor]:

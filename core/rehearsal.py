@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from core.distributed import World
-from core.model import GPT
+from core.model import LanguageModel
 from core.tracking import Tracker
 from core.trainer import Phase, Run, Settings
 
 
-def rehearse(model: GPT, plan: Sequence[Phase], settings: Settings, world: World, updates: int = 3) -> str:
+def rehearse(model: LanguageModel, plan: Sequence[Phase], settings: Settings, world: World, updates: int = 3) -> str:
     """Tries a few updates of the plan and says in words what the whole would take. Writes nothing."""
     run = Run(model, plan, lambda model, step: [], settings, Path(), world)
     run.tracker = Tracker(Path(), 0, run.total, is_main=False)

@@ -18,7 +18,7 @@ from core.config import write_yaml
 from core.distributed import StopSignals, World
 from core.errors import Interrupted, RunFailed, UserError
 from core.evaluate import Slices
-from core.model import GPT, loss_sum
+from core.model import LanguageModel, loss_sum
 from core.packing import packed
 from core.prefetch import Prefetcher
 from core.source import Source, Verdict
@@ -85,11 +85,11 @@ class State:
 
 
 # Of the model after so many updates; the first slice decides on patience, best checkpoint and the growth of sources.
-Evaluate = Callable[[GPT, int], Slices]
+Evaluate = Callable[[LanguageModel, int], Slices]
 
 
 def train(
-    model: GPT,
+    model: LanguageModel,
     plan: Sequence[Phase],
     evaluate: Evaluate,
     settings: Settings,
@@ -134,7 +134,7 @@ class Run:
 
     def __init__(
         self,
-        model: GPT,
+        model: LanguageModel,
         plan: Sequence[Phase],
         evaluate: Evaluate,
         settings: Settings,
@@ -200,7 +200,7 @@ class Run:
         targets = float(sum(len(batch.labels) for batch in batches))
         tokens = float(sum(batch.input_ids.numel() for batch in batches))  # ranks may have longer rows than others
         all_targets, all_tokens, signals = self.world.sum([targets, tokens, float(stop_status)])
-        if self.model.config.dropout:  # a function of the step, so that a checkpoint need not hold any generator
+        if self.model.is_stochastic:  # a function of the step, so that a checkpoint need not hold any generator
             draw = rng.generator("dropout", self.settings.seed, "train", state.step * W + self.world.rank)
             torch.manual_seed(int(draw.integers(2**63)))
         loss = self.backward(batches, scale=W / all_targets)  # DDP averages over ranks: the mean over targets is left
@@ -242,7 +242,7 @@ class Run:
             if not math.isfinite(loss) or not math.isfinite(norm):
                 self.fail(f"loss is {loss / targets:g} and gradient norm {norm:g} at step {step}")
         self.unread = []
-        vocabulary = math.log(self.model.config.num_tokens)
+        vocabulary = math.log(self.model.num_tokens)
         is_first = first == 1 and self.settings.starts_blind
         if is_first and rows[0][0] / self.state.window[0][1] > 2 * vocabulary + 2:
             loss = rows[0][0] / self.state.window[0][1]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from core import rng
 from core.distributed import World
 from core.evaluate import Slices
-from core.model import GPT
+from core.model import LanguageModel
 from prng.generators import Generator
 from prng.parameters import Parameters, storable
 from prng.source import Format, Grid
@@ -77,7 +77,9 @@ def cells(
 
 
 @torch.no_grad()
-def measure(model: GPT, grid: Grid, form: Format, examples: int | None, batch_size: int, world: World) -> Scores:
+def measure(
+    model: LanguageModel, grid: Grid, form: Format, examples: int | None, batch_size: int, world: World
+) -> Scores:
     """Scores on all pairs of the grid, or on `examples` of them. Every rank measures its share and gets the whole."""
     order = rng.generator(grid.generator.name, 0, "which pairs", grid.pairs).permutation(grid.pairs)[:examples]
     order = np.sort(order)
@@ -133,7 +135,7 @@ class Table:
         self.examples, self.batch_size, self.world, self.keep = examples, batch_size, world, keep
         self.scores: list[Scores] = []
 
-    def __call__(self, model: GPT, step: int = 0) -> Slices:
+    def __call__(self, model: LanguageModel, step: int = 0) -> Slices:
         self.scores = [
             measure(model, cell.grid, self.form, self.examples, self.batch_size, self.world) for cell in self.cells
         ]

@@ -17,7 +17,7 @@ from core.config import home
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Slices
-from core.model import GPT
+from core.model import GPT, LanguageModel
 from core.report import report, table
 from core.run_config import check_device, of_checkpoint
 from core.trainer import Definition, Phase, Settings
@@ -156,7 +156,7 @@ class Recorder(Table):
         super().__init__(measured, config.form, ends, config.eval_examples, config.batch_size, world, keep)
         self._run_dir, self._chosen = config.run_dir, chosen
 
-    def __call__(self, model: GPT, step: int = 0) -> Slices:
+    def __call__(self, model: LanguageModel, step: int = 0) -> Slices:
         if self.world.is_main and not (self._run_dir / AC_VALUES).exists():
             parameters.save(self._run_dir / AC_VALUES, self._chosen)
         return super().__call__(model, step)

@@ -8,7 +8,7 @@ from core.config import domain, home
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Evaluation, Slices, by_group
-from core.model import GPT
+from core.model import GPT, LanguageModel
 from core.report import report, table
 from core.run_config import check_device, of_checkpoint
 from core.source import TaskSource
@@ -89,7 +89,7 @@ class LengthTable:
         self._at = lru_cache(1 + len(config.eval_lengths))(evaluations)  # a length that was outgrown is not kept
         self._source, self._config = source, config
 
-    def __call__(self, model: GPT, step: int) -> Slices:
+    def __call__(self, model: LanguageModel, step: int) -> Slices:
         source = self._source
         current = source.length if isinstance(source, LengthCurriculum) else self._config.final_length
         slices = [*self._measure(model, current, {"split": "validation"})]
@@ -97,7 +97,7 @@ class LengthTable:
             slices += self._measure(model, length, {"split": "validation", "slice": "length"})
         return slices
 
-    def _measure(self, model: GPT, length: int | None, where: dict[str, int | str]) -> Slices:
+    def _measure(self, model: LanguageModel, length: int | None, where: dict[str, int | str]) -> Slices:
         where = where | ({} if length is None else {"seq_length": length})
         return [
             (where | ({"slice": "part", "part": part} if part else {}), measure(model))

@@ -11,13 +11,13 @@ from core.batch import Batch, concatenate
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Slices
-from core.model import GPT
+from core.model import LanguageModel
 from core.plots import draw_panels
 from core.report import report
 from core.run_config import check_device
 from core.source import TaskSource
 from core.trainer import Definition, Phase, Settings
-from synthetic_tasks._curve_config import MAY_GROW, CurveConfig
+from synthetic_tasks._curve_config import MAY_GROW, CurveConfig, TinyGPT2
 from synthetic_tasks._exam import Row, Sheet, hop_accuracy
 from synthetic_tasks.depo import DepoTask
 
@@ -66,11 +66,11 @@ class Again(TaskSource):
         return concatenate(parts, self.task.pad_token)
 
 
-def build(config: CurveConfig, world: World) -> tuple[GPT, list[Phase], Settings]:
+def build(config: CurveConfig, world: World) -> tuple[LanguageModel, list[Phase], Settings]:
     """Raises UserError if the model is too small for the task."""
     task, model = config.dataset, config.model.build(config.seed)
-    if model.config.num_tokens < task.num_tokens or model.config.n_positions < task.block_size:
-        has = f"{model.config.num_tokens} token ids and {model.config.n_positions} positions"
+    if model.num_tokens < task.num_tokens or model.n_positions < task.block_size:
+        has = f"{model.num_tokens} token ids and {model.n_positions} positions"
         raise UserError(f"model: has {has}, but dataset needs {task.num_tokens} and {task.block_size}")
     endless = config.num_examples <= 0
     source = TaskSource(task, config.seed) if endless else Again(task, config.seed, config.num_examples)
@@ -82,7 +82,7 @@ def build(config: CurveConfig, world: World) -> tuple[GPT, list[Phase], Settings
         weight_decay=config.weight_decay,
         eval_every=config.eval_every_steps,
         save_every=config.save_every_steps,
-        starts_blind=config.model.kind != "from_pretrained",
+        starts_blind=isinstance(config.model, TinyGPT2),
         pad_token=task.pad_token,
     )
     return model, plan, settings
@@ -95,7 +95,7 @@ class HopTable:
         self._config, self._world = config, world
         self._path = config.run_dir / config.metrics_file
 
-    def __call__(self, model: GPT, step: int) -> Slices:
+    def __call__(self, model: LanguageModel, step: int) -> Slices:
         config, asked = self._config, self._config.eval
         seed = config.seed + asked.seed_offset + (step * asked.seed_stride if asked.resample_each_eval else 0)
         sheet = Sheet(seed, "validation", asked.num_examples_per_hop, asked.batch_size)

@@ -12,6 +12,8 @@ from core.model import GPT, GPTConfig
 from core.run_config import RunConfig, free
 from core.schedule import Shape, factor
 from synthetic_tasks.depo import DepoTask
+from synthetic_tasks.models.olmo3_config import Olmo3Shape, Recurrence
+from synthetic_tasks.models.recurrent_olmo3 import RecurrentOLMo3
 
 MAY_GROW = ("max_steps",)
 
@@ -52,6 +54,36 @@ class FromPretrained(Config):
             raise UserError(f"model.name_or_path: {error}") from error
 
 
+class RecurrentModel(Config):
+    kind: Literal["recurrent_olmo3"] = Field(description="OLMo 3 with a loop")
+    name_or_path: str | None = Field(None, description="go on with the recurrent model in this folder, as it is")
+    init_from_pretrained: str | None = Field(
+        None, description="begin with the plain OLMo 3 in this folder or of the hub, in place of `hf`"
+    )
+    hf: Olmo3Shape = Field(Olmo3Shape(), description="its layers, in the words of transformers")
+    recurrent: Recurrence = Field(Recurrence(), description="how they loop")
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.name_or_path and self.init_from_pretrained:
+            raise ValueError("name_or_path and init_from_pretrained both say what to begin with; give one of them")
+        if not (self.name_or_path or self.init_from_pretrained):
+            self.recurrent.check_layers(self.hf.num_hidden_layers)
+        return self
+
+    def build(self, seed: int) -> RecurrentOLMo3:
+        """Raises UserError if the model named cannot be had or does not fit."""
+        key = "name_or_path" if self.name_or_path else "init_from_pretrained"
+        name = self.name_or_path or self.init_from_pretrained
+        if name is None:
+            return RecurrentOLMo3(self.hf, self.recurrent, seed)
+        try:
+            folder = home(name) if home(name).is_dir() else hf.download(name)
+            return RecurrentOLMo3.from_pretrained(folder, None if self.name_or_path else self.recurrent, seed)
+        except hf.UnreadableModel as error:
+            raise UserError(f"model.{key}: {error}") from error
+
+
 class HopEvaluation(Config):
     hops: list[Annotated[int, Field(ge=1)]] = Field([1, 2, 3, 4, 8], min_length=1, description="steps asked for")
     num_examples_per_hop: int = Field(256, ge=1, description="rows for each, with M questions a row")
@@ -81,7 +113,9 @@ class CurveConfig(RunConfig):
     cut: ClassVar[frozenset[str]] = frozenset({"batch_size", "gradient_accumulation_steps"})
 
     dataset: DepoTask = Field(description="the task")
-    model: Annotated[TinyGPT2 | FromPretrained, Field(discriminator="kind")] = Field(description="what is trained")
+    model: Annotated[TinyGPT2 | FromPretrained | RecurrentModel, Field(discriminator="kind")] = Field(
+        description="what is trained"
+    )
     eval: HopEvaluation = Field(description="what is measured on the way")
     logging: LoggingConfig = free(LoggingConfig(), description="where else numbers go")
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from core.batch import IGNORE, Batch, SupervisedBatch, concatenate
 from core.generate import continuations
-from core.model import GPT
+from core.model import LanguageModel
 from core.source import TaskSource
 from core.task import Task
 from synthetic_tasks import capo
@@ -42,7 +42,7 @@ class Sheet:
         return TaskSource(task, self.seed).batch(self.split, 0, self.examples)
 
 
-def examine(task: ExampleTask, model: GPT, sheet: Sheet, hops: Sequence[int] = ()) -> list[Row]:
+def examine(task: ExampleTask, model: LanguageModel, sheet: Sheet, hops: Sequence[int] = ()) -> list[Row]:
     """The measurement that belongs to the task. `hops`: of Depo; none means those that occur."""
     match task:
         case DepoTask():
@@ -62,7 +62,7 @@ def examine(task: ExampleTask, model: GPT, sheet: Sheet, hops: Sequence[int] = (
 
 
 @torch.no_grad()
-def _logits(model: GPT, batch: Batch, batch_size: int) -> Iterator[tuple[SupervisedBatch, torch.Tensor]]:
+def _logits(model: LanguageModel, batch: Batch, batch_size: int) -> Iterator[tuple[SupervisedBatch, torch.Tensor]]:
     """The scored positions of some rows at a time, and their logits float32 (N, V)."""
     device = next(model.parameters()).device
     was_training = model.training
@@ -75,7 +75,7 @@ def _logits(model: GPT, batch: Batch, batch_size: int) -> Iterator[tuple[Supervi
 
 
 def _scores(
-    model: GPT, batch: Batch, batch_size: int, rivals: Sequence[Sequence[int]] = ()
+    model: LanguageModel, batch: Batch, batch_size: int, rivals: Sequence[Sequence[int]] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cross-entropy of each target in nats, float64 (B, T), and whether it is the likeliest token, bool (B, T).
 
@@ -106,7 +106,7 @@ def _within(spans: Spans) -> tuple[np.ndarray, np.ndarray]:
 # --- Depo
 
 
-def hop_accuracy(task: DepoTask, model: GPT, sheet: Sheet, hops: Sequence[int]) -> list[Row]:
+def hop_accuracy(task: DepoTask, model: LanguageModel, sheet: Sheet, hops: Sequence[int]) -> list[Row]:
     """A row for each number of steps k, on the same cycles and nodes for every k.
 
     `accuracy`: answers with every token right, `first_token` and `token`: shares of tokens right, `loss`: nats per
@@ -137,7 +137,7 @@ def hop_accuracy(task: DepoTask, model: GPT, sheet: Sheet, hops: Sequence[int]) 
 # --- Brevo
 
 
-def order_accuracy(task: BrevoTask, model: GPT, sheet: Sheet) -> Row:
+def order_accuracy(task: BrevoTask, model: LanguageModel, sheet: Sheet) -> Row:
     """`accuracy`: answers, decoded greedily, that list all ancestors in any order with parents first."""
     prompts = [task.question(row) for row in sheet.batch(task).input_ids.tolist()]
     right = 0
@@ -152,7 +152,7 @@ def order_accuracy(task: BrevoTask, model: GPT, sheet: Sheet) -> Row:
 # --- Mano
 
 
-def value_accuracy(task: ManoTask, model: GPT, sheet: Sheet) -> list[Row]:
+def value_accuracy(task: ManoTask, model: LanguageModel, sheet: Sheet) -> list[Row]:
     """A row for each number of operators; `chance`: of the best guess that knows it and nothing else."""
     batch = sheet.batch(task)
     spans = task.spans(batch)
@@ -175,7 +175,7 @@ def value_accuracy(task: ManoTask, model: GPT, sheet: Sheet) -> list[Row]:
 # --- Capo
 
 
-def knowledge(task: CapoTask, model: GPT, sheet: Sheet) -> list[Row]:
+def knowledge(task: CapoTask, model: LanguageModel, sheet: Sheet) -> list[Row]:
     """A row for each field of a person and one for all: what is recalled, and bits per parameter.
 
     `accuracy`: values of which every token is the likeliest, given the text before; `chance`: of the most frequent one.
@@ -186,7 +186,7 @@ def knowledge(task: CapoTask, model: GPT, sheet: Sheet) -> list[Row]:
     return [row for kind in kinds for row in _knowledge(task.replace(templates=kind), model, sheet)]
 
 
-def _knowledge(task: CapoTask, model: GPT, sheet: Sheet) -> list[Row]:
+def _knowledge(task: CapoTask, model: LanguageModel, sheet: Sheet) -> list[Row]:
     people = np.arange(min(sheet.examples, task.num_people)) * task.num_people // min(sheet.examples, task.num_people)
     exposures = np.random.default_rng(sheet.seed).integers(task.exposures, size=len(people))
     batch = task.tell(people, exposures)
@@ -223,7 +223,7 @@ def _knowledge(task: CapoTask, model: GPT, sheet: Sheet) -> list[Row]:
 # --- Lano
 
 
-def parses(task: LanoTask, model: GPT, sheet: Sheet, prefixes: Sequence[int] = (0, 50)) -> list[Row]:
+def parses(task: LanoTask, model: LanguageModel, sheet: Sheet, prefixes: Sequence[int] = (0, 50)) -> list[Row]:
     """A row for each of `prefixes`, tokens of a string that the model is given: `parse`, the share of its completions,
     drawn at temperature 1, that the grammar can make."""
     if not (task.bos and task.eos):
@@ -245,7 +245,7 @@ def parses(task: LanoTask, model: GPT, sheet: Sheet, prefixes: Sequence[int] = (
     return rows
 
 
-def divergence(task: LanoTask, model: GPT, sheet: Sheet) -> Row:
+def divergence(task: LanoTask, model: LanguageModel, sheet: Sheet) -> Row:
     """Over all positions the mean in nats of `kl`, from the grammar's law of the next token to the model's, and of
     `cross_entropy`, that law's with the model's, which is least, `entropy`, where both agree."""
     batch = sheet.batch(task)

@@ -1,6 +1,7 @@
 """From a checked configuration to a trained model, and to what it has learned."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from core import hf, plots, rehearsal, trainer
@@ -8,7 +9,7 @@ from core.config import home
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Slices, by_group
-from core.model import GPT
+from core.model import GPT, LanguageModel
 from core.report import report, table
 from core.run_config import check_device, of_checkpoint
 from core.source import TaskSource
@@ -17,6 +18,7 @@ from core.trainer import Definition, Phase, Settings
 from synthetic_tasks._curve_config import CurveConfig
 from synthetic_tasks._exam import LABELS, Row, Sheet, examine
 from synthetic_tasks.config import MAY_GROW, ExamConfig, ExamOfTask, SyntheticConfig, schema
+from synthetic_tasks.models.recurrent_olmo3 import RecurrentOLMo3
 
 
 def train(config: SyntheticConfig) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def check_splits(config: SyntheticConfig) -> None:
         draw_block(config.example_task, config.seed, split, 0)
 
 
-def build(config: SyntheticConfig, world: World) -> tuple[GPT, list[Phase], Settings]:
+def build(config: SyntheticConfig, world: World) -> tuple[LanguageModel, list[Phase], Settings]:
     task = config.example_task
     source = TaskSource(task, config.seed)
     plan = [Phase(config.task, source, config.max_steps, config.batch_size, config.lr_at, pack_to=config.pack_to)]
@@ -64,7 +66,7 @@ def validation(config: SyntheticConfig, world: World) -> trainer.Evaluate:
     task = config.example_task
     measured = by_group(task, config.seed, "validation", config.eval_examples, config.batch_size, world)
 
-    def evaluate(model: GPT, step: int) -> Slices:
+    def evaluate(model: LanguageModel, step: int) -> Slices:
         slices: list[tuple[dict[str, int | str], dict[str, float]]] = []
         for part, measure in measured.items():
             where: dict[str, int | str] = {"slice": "part", "part": part} if part else {}
@@ -83,12 +85,9 @@ def evaluate(config: ExamConfig) -> list[Row]:
     else:
         run = of_checkpoint(folder, lambda keys: CurveConfig if "dataset" in keys else schema(keys))
         task, seed = run.example_task, run.seed if config.seed is None else config.seed
-    try:
-        model = hf.load(folder)
-    except hf.UnreadableModel as error:
-        raise UserError(f"checkpoint: {error}") from error
-    if task.num_tokens > model.config.num_tokens or task.block_size > model.config.n_positions:
-        has = f"{model.config.num_tokens} tokens and {model.config.n_positions} positions"
+    model = load(folder)
+    if task.num_tokens > model.num_tokens or task.block_size > model.n_positions:
+        has = f"{model.num_tokens} tokens and {model.n_positions} positions"
         raise UserError(
             f"checkpoint: task {task.name} needs {task.num_tokens} and {task.block_size}, {folder} has {has}"
         )
@@ -97,3 +96,14 @@ def evaluate(config: ExamConfig) -> list[Row]:
         rows = examine(task, model.to(world.device), sheet, config.hops)
         world.say(table(rows, LABELS))
     return rows
+
+
+def load(folder: Path) -> LanguageModel:
+    """The model of a checkpoint. Raises UserError."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return RecurrentOLMo3.from_pretrained(folder) if "recurrent" in config else hf.load(folder)
+    except hf.UnreadableModel as error:
+        raise UserError(f"checkpoint: {error}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint: {folder} holds no readable model: {error}") from error

@@ -8,7 +8,7 @@ import torch
 from core.batch import IGNORE, Batch
 from core.distributed import World
 from core.evaluate import Evaluation
-from core.model import GPT
+from core.model import LanguageModel
 from core.source import TaskSource
 from downstream.algorithmic_tasks.tasks._question import Question
 
@@ -50,7 +50,7 @@ class Exam:
         is_other = not torch.equal(batch.targets, documented.targets)
         self._documented = Evaluation.of_batch(documented, batch_size, world) if is_other else None
 
-    def __call__(self, model: GPT) -> dict[str, float]:
+    def __call__(self, model: LanguageModel) -> dict[str, float]:
         metrics = self._answers(model)
         earlier = self._documented(model) if self._documented else metrics
         return {"questions": self.size, **metrics, "documented_accuracy": earlier["accuracy"], **self.floors}

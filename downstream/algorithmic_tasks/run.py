@@ -9,7 +9,7 @@ from core import plots, rehearsal, trainer, transfer
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Slices
-from core.model import GPT
+from core.model import GPT, LanguageModel
 from core.report import report
 from core.run_config import check_device
 from core.schedule import factor
@@ -33,7 +33,7 @@ def train(config: AlgorithmicConfig) -> dict[str, Any]:
         exam = partial(Exam, config.question, config.seed, batch_size=config.micro_batch, world=world)
         validation = exam(split="validation", examples=config.validation_size)
 
-        def evaluate(model: GPT, step: int) -> Slices:
+        def evaluate(model: LanguageModel, step: int) -> Slices:
             return [({"split": "validation"}, validation(model))]
 
         definition = Definition(config.model_dump(), config.identity(world.size), MAY_GROW)
