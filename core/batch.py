@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,3 +79,10 @@ def _widened(batch: Batch, length: int, pad_token: int | None) -> Batch:
     assert pad_token is not None
     fillers = Batch(*(torch.full((len(batch.input_ids), missing), value) for value in (pad_token, IGNORE)))
     return Batch(*(torch.cat(pair, dim=1) for pair in zip(batch, fillers, strict=True)))
+
+
+def row_lengths(batch: Batch, pad_token: int | None) -> np.ndarray:
+    """Tokens of each row up to its last one that is no pad, int64 (B,)."""
+    ids = batch.input_ids.cpu().numpy()
+    is_token = ids[:, ::-1] != (-1 if pad_token is None else pad_token)
+    return np.where(is_token.any(axis=1), ids.shape[1] - is_token.argmax(axis=1), 0)

@@ -24,6 +24,7 @@ class Verb:
     schema: config.Schema | None = None
     rehearsal: Callable[..., Any] | None = None  # what --dry_run calls instead
     words: str | None = None  # the key, a list, that words right after the verb are the value of
+    word: str | None = None  # the key that the one word right after the verb is the value of
 
 
 def run_verbs(verbs: dict[str, Verb], argv: list[str] | None, *, doc: str, default: str) -> int:
@@ -57,6 +58,8 @@ def _run(verbs: dict[str, Verb], arguments: list[str], doc: str, default: str) -
     if name not in verbs:
         raise UserError(f"{name!r}: no such verb; there are {', '.join(verbs)}")
     verb = verbs[name]
+    if verb.word and arguments and not arguments[0].startswith("-"):
+        arguments = [*arguments[1:], f"--{verb.word}={arguments[0]}"]
     words = list(takewhile(lambda word: not word.startswith("-"), arguments)) if verb.words else []
     arguments = arguments[len(words) :] + ([f"--{verb.words}={json.dumps(words)}"] if words else [])
     asks_help = any(flag in arguments for flag in HELP_FLAGS)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from core.batch import IGNORE, Batch, SupervisedBatch
+from core.batch import IGNORE, Batch, SupervisedBatch, row_lengths
 
 
 def packed(batch: Batch, length: int, pad_token: int | None) -> SupervisedBatch:
@@ -14,7 +14,7 @@ def packed(batch: Batch, length: int, pad_token: int | None) -> SupervisedBatch:
     Johnson, 1973.) Raises ValueError if a row is longer than a context.
     """
     ids, targets = batch.input_ids.numpy(), batch.targets.numpy()
-    lengths = _lengths(ids, pad_token)
+    lengths = row_lengths(batch, pad_token)
     if lengths.max(initial=0) > length:
         raise ValueError(f"pack_to {length} is too short: a row has {lengths.max()} tokens")
     context, offset = _first_fit(lengths, length)
@@ -30,12 +30,6 @@ def packed(batch: Batch, length: int, pad_token: int | None) -> SupervisedBatch:
 
     whole = Batch(*(torch.from_numpy(x.reshape(-1, length)) for x in (packed_ids, packed_targets))).supervised()
     return whole._replace(starts=torch.from_numpy(starts.reshape(-1, length)), rows_inside=len(ids))
-
-
-def _lengths(ids: np.ndarray, pad_token: int | None) -> np.ndarray:
-    """Tokens of each row up to its last one that is no pad, int64 (B,)."""
-    is_token = ids[:, ::-1] != (-1 if pad_token is None else pad_token)
-    return np.where(is_token.any(axis=1), ids.shape[1] - is_token.argmax(axis=1), 0)
 
 
 def _first_fit(lengths: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:

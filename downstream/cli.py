@@ -1,16 +1,20 @@
 """What pretraining buys: transfer weights into a model, train it on a task, measure it.
 
 python -m downstream.cli algorithmic --config downstream/algorithmic_tasks/configs/procedural.yaml [--key value ...]
+python -m downstream.cli inspect additionstream_3 [--show 2 --stats --duplicates]
+python -m downstream.cli export additionstream_3 --out data/additionstream_3 [--train 100000]
 """
 
 import sys
 
 from core.cli import Verb, run_verbs
 from downstream.algorithmic_tasks import run as algorithmic
-from downstream.algorithmic_tasks.config import AlgorithmicConfig
+from downstream.algorithmic_tasks.config import AlgorithmicConfig, LookConfig, WriteConfig
 
 VERBS = {
     "algorithmic": Verb(algorithmic.train, lambda values: AlgorithmicConfig, rehearsal=algorithmic.rehearse),
+    "inspect": Verb(algorithmic.look, lambda values: LookConfig, word="task"),
+    "export": Verb(algorithmic.write, lambda values: WriteConfig, word="task"),
 }
 
 

@@ -10,8 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from core.config import Config, home
+from core.export import ExportConfig
 from core.model import GPTConfig
 from core.run_config import RunConfig, free
+from core.show import ShowConfig
 from prng.curriculum import Phase
 from prng.generators import COMPOSITES, KINDS, TRUNCATED, Generator, parse_kinds
 from prng.source import Format
@@ -270,6 +272,19 @@ class TrainConfig(PrngConfig):
     @property
     def plan(self) -> list[Phase]:
         return [Phase(name="train", phase_steps=self.num_steps, warmup_steps=self.warm_steps, lr_decay="cosine")]
+
+
+class LookConfig(TrainConfig, ShowConfig):
+    """The keys of `inspect`: those of `train`, and what to show."""
+
+    split: Literal["train"] = Field("train", description="test cells are whole grids of other a and c, no split")
+
+
+class WriteConfig(TrainConfig, ExportConfig):
+    """The keys of `export`: those of `train`, and what to write."""
+
+    validation: int = Field(0, ge=0, le=0, description="there is no such split; tests are on other a and c")
+    test: int = Field(0, ge=0, le=0, description="there is no such split; tests are on other a and c")
 
 
 class CurriculumConfig(PrngConfig):

@@ -17,12 +17,23 @@ from core.config import home
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Slices
+from core.export import export
 from core.model import GPT, LanguageModel
 from core.report import report, table
 from core.run_config import check_device, of_checkpoint
+from core.show import View, inspect
 from core.trainer import Definition, Phase, Settings
 from prng import parameters, plots
-from prng.config import EvaluateConfig, GenerateConfig, PlotConfig, PrngConfig, of_run
+from prng.config import (
+    EvaluateConfig,
+    GenerateConfig,
+    LookConfig,
+    PlotConfig,
+    PrngConfig,
+    TrainConfig,
+    WriteConfig,
+    of_run,
+)
 from prng.evaluation import Table, cells, save_correctness
 from prng.parameters import Parameters
 from prng.source import Grid, Mixture
@@ -206,6 +217,26 @@ def generate(config: GenerateConfig) -> list[int]:
     for number in numbers:
         print(f"{number:0{-(-generator.k // 4)}x}" if config.show == "hex" else number)
     return numbers
+
+
+def look(config: LookConfig) -> None:
+    """Prints sequences that training sees."""
+    inspect(view(config), config)
+
+
+def write(config: WriteConfig) -> None:
+    """Writes sequences that training sees to files."""
+    named = config.model_dump(include={"type", "m", "control_bits", "bits_to_keep", "n_a", "n_c", "n_example"})
+    named |= {"seq_len": config.seq_len, "base": config.form.base, "digits": config.digits}
+    identity = {"task": f"prng {config.type}", "parameters": named, "data_seed": config.data_seed}
+    values = {"main_seed": config.main_seed, "fingerprint": digest(choose(config))}
+    export(view(config), identity | values, config)
+
+
+def view(config: TrainConfig) -> View:
+    """The sequences of the only phase, number by number, or digit by digit with the lowest first."""
+    source = build_plan(config, choose(config), World())[0].source
+    return View(f"{config.type}, m = {config.m}", source.batch, str, splits=("train",))
 
 
 def plot(settings: PlotConfig) -> list[Path]:

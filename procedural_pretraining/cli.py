@@ -8,13 +8,14 @@ python -m procedural_pretraining.cli list
 import sys
 
 from core.cli import Verb, run_verbs
+from core.task_verbs import list_tasks
 from procedural_pretraining import run
-from procedural_pretraining.config import EvaluationConfig, schema
+from procedural_pretraining.config import PACKAGE, EvaluationConfig, schema
 
 VERBS = {
     "train": Verb(run.train, schema, rehearsal=run.rehearse),
     "evaluate": Verb(run.evaluate, lambda values: EvaluationConfig),
-    "list": Verb(run.list_tasks),
+    "list": Verb(lambda: list_tasks(PACKAGE)),
 }
 
 

@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 from core import hf, plots, rehearsal, trainer
-from core.config import domain, home
+from core.config import home
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Evaluation, Slices, by_group
@@ -13,9 +13,8 @@ from core.report import report, table
 from core.run_config import check_device, of_checkpoint
 from core.source import TaskSource
 from core.split import draw_block
-from core.task import task_class, task_names
 from core.trainer import Definition, Phase, Settings
-from procedural_pretraining.config import MAY_GROW, PACKAGE, EvaluationConfig, PretrainingConfig, schema
+from procedural_pretraining.config import MAY_GROW, EvaluationConfig, PretrainingConfig, schema
 from procedural_pretraining.length_curriculum import LengthCurriculum
 
 LABELS = ("seq_length", "part")
@@ -128,12 +127,3 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
                 rows.append({**where, **({"part": part} if part else {}), **measure(model)})
     world.say(table(rows, LABELS))
     return rows
-
-
-def list_tasks() -> None:
-    """Prints every task with its parameters."""
-    for name in task_names(PACKAGE):
-        kind = task_class(PACKAGE, name)
-        print(f"{name}: {(kind.__doc__ or '').strip().splitlines()[0]}")
-        for key, field in kind.model_fields.items():
-            print(f"    {key} = {field.default}  ({domain(field)}) {field.description or ''}")

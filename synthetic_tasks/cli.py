@@ -1,12 +1,14 @@
 """Train on the synthetic tasks of "Physics of Language Models: Part 4.1", and measure what was learned.
 
+python -m synthetic_tasks.cli inspect [dataset=brevo show=2 dataset.config.qa=true tokenizer_name_or_path=FOLDER ...]
+python -m synthetic_tasks.cli export depo --out data/depo [--N 75 --train 100000 --format jsonl ...]
 python -m synthetic_tasks.cli train --task mano --save_dir runs/mano [--L 2 --value_mod 7 --key value ...]
 python -m synthetic_tasks.cli train_minimal [--key value ...]
 python -m synthetic_tasks.cli evaluate --checkpoint runs/mano/checkpoint-2000
 python -m synthetic_tasks.cli curve [model=recurrent_olmo3 train.max_steps=400 'eval.hops=[1,2,4]' ...] [--multirun]
 
-`curve` takes Hydra's overrides of the files in synthetic_tasks/conf/. With --multirun (-m), values that commas part, as
-in train.learning_rate=1e-3,3e-4, are tried one after the other.
+`inspect` and `curve` take Hydra's overrides of the files in synthetic_tasks/conf/. With --multirun (-m), values that
+commas part, as in train.learning_rate=1e-3,3e-4, are tried one after the other.
 """
 
 import sys
@@ -17,14 +19,17 @@ from typing import Any, NamedTuple
 from core import config
 from core.cli import HELP_FLAGS, Verb, run_verbs, status_of
 from core.errors import UserError
+from core.task_verbs import task_verbs
 from synthetic_tasks import _curve, _hydra, run
 from synthetic_tasks._curve_config import CurveConfig
-from synthetic_tasks.config import exam_schema, schema
+from synthetic_tasks._example_task import PACKAGE
+from synthetic_tasks.config import InspectConfig, exam_schema, schema
 
 MINIMAL = str(Path(__file__).parent / "configs" / "depo_minimal.yaml")
 VERBS = {
     "train": Verb(run.train, schema, rehearsal=run.rehearse),
     "evaluate": Verb(run.evaluate, exam_schema),
+    **{name: verb for name, verb in task_verbs(PACKAGE).items() if name != "inspect"},
 }
 
 
@@ -37,7 +42,10 @@ class HydraVerb(NamedTuple):
     rehearsal: Callable[[Any], Any] | None = None
 
 
-HYDRA_VERBS = {"curve": HydraVerb("depo_curve", CurveConfig, _curve.train, _curve.rehearse)}
+HYDRA_VERBS = {
+    "inspect": HydraVerb("inspect_dataset", InspectConfig, run.look),
+    "curve": HydraVerb("depo_curve", CurveConfig, _curve.train, _curve.rehearse),
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,42 +1,32 @@
 """The keys of `train` and `evaluate`: those below, and the parameters of the task that `task` names."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from core.config import Config, problems
 from core.model import GPTConfig
 from core.run_config import TrainingConfig, with_parameters
+from core.show import ShowConfig
 from core.task import task_class
+from core.task_verbs import TaskConfig
 from synthetic_tasks._example_task import PACKAGE, ExampleTask
 
 MAY_GROW = ("max_steps",)
 
 
-class _OfTask(Config):
-    """Keys among which are the parameters of the task that `task` names."""
-
-    task: str = Field(description="depo, brevo, mano, lano or capo; its own parameters are keys as well")
-
-    @field_validator("task")
-    @classmethod
-    def _is_task(cls, task: str) -> str:
-        task_class(PACKAGE, task)
-        return task
+class ExampleTaskConfig(TaskConfig):
+    package: ClassVar[str] = PACKAGE
 
     @property
     def example_task(self) -> ExampleTask:
         """The task with its parameters. Raises ValueError in words."""
-        kind = task_class(PACKAGE, self.task)
-        assert issubclass(kind, ExampleTask)
-        parameters = {name: getattr(self, name) for name in kind.model_fields}
-        try:
-            return kind(**parameters)
-        except ValidationError as error:
-            raise ValueError(f"task {self.task}: {'; '.join(problems(error, kind, parameters))}") from error
+        task = self.build_task()
+        assert isinstance(task, ExampleTask)
+        return task
 
 
-class SyntheticConfig(TrainingConfig, _OfTask):
+class SyntheticConfig(TrainingConfig, ExampleTaskConfig):
     positions: Literal["learned", "rope"] = Field("rope", description="rotary positions, or GPT-2's learned ones")
     max_steps: int = Field(20_000, ge=1, description="the run ends after so many updates")
     pack_to: int | None = Field(
@@ -78,8 +68,33 @@ class ExamConfig(Config):
     device: str | int = Field("auto", description="auto, cpu, cuda, cuda:1 or the number of a GPU")
 
 
-class ExamOfTask(ExamConfig, _OfTask):
+class ExamOfTask(ExamConfig, ExampleTaskConfig):
     """The keys of `evaluate` where they name a task, for a checkpoint of whatever run."""
+
+
+class Dataset(Config):
+    name: str = Field(description="the task")
+    config: dict[str, Any] = Field({}, description="its parameters")
+
+    @model_validator(mode="after")
+    def _is_a_task(self) -> Self:
+        kind = task_class(PACKAGE, self.name)
+        try:
+            kind(**self.config)
+        except ValidationError as error:
+            raise ValueError("; ".join(problems(error, kind, self.config, lambda key: f"config.{key}"))) from error
+        return self
+
+    @property
+    def task(self) -> ExampleTask:
+        task = task_class(PACKAGE, self.name)(**self.config)
+        assert isinstance(task, ExampleTask)
+        return task
+
+
+class InspectConfig(ShowConfig):
+    dataset: Dataset = Field(description="the task and its parameters")
+    seed: int = Field(42, ge=0, description="of the examples")
 
 
 def schema(values: dict[str, Any]) -> type[SyntheticConfig]:

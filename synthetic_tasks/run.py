@@ -12,12 +12,13 @@ from core.evaluate import Slices, by_group
 from core.model import GPT, LanguageModel
 from core.report import report, table
 from core.run_config import check_device, of_checkpoint
+from core.show import View, inspect
 from core.source import TaskSource
 from core.split import SHARES, draw_block
 from core.trainer import Definition, Phase, Settings
 from synthetic_tasks._curve_config import CurveConfig
 from synthetic_tasks._exam import LABELS, Row, Sheet, examine
-from synthetic_tasks.config import MAY_GROW, ExamConfig, ExamOfTask, SyntheticConfig, schema
+from synthetic_tasks.config import MAY_GROW, ExamConfig, ExamOfTask, InspectConfig, SyntheticConfig, schema
 from synthetic_tasks.models.recurrent_olmo3 import RecurrentOLMo3
 
 
@@ -107,3 +108,8 @@ def load(folder: Path) -> LanguageModel:
         raise UserError(f"checkpoint: {error}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"checkpoint: {folder} holds no readable model: {error}") from error
+
+
+def look(config: InspectConfig) -> None:
+    """Prints examples of a task."""
+    inspect(View.of_task(config.dataset.task, config.seed), config)

@@ -9,11 +9,13 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from core.config import home, problems
+from core.config import Config, home, problems
 from core.donor import Donor
+from core.export import ExportConfig
 from core.model import GPTConfig
 from core.run_config import SavedRunConfig, free
 from core.schedule import Shape
+from core.show import ShowConfig
 from core.task import task_class, task_names
 from core.transfer import Component, Control, Embedding
 from downstream.algorithmic_tasks.tasks._question import Question
@@ -160,6 +162,25 @@ class AlgorithmicConfig(SavedRunConfig):
         given = {"train_size", "train_steps", "max_steps"}  # what they come to is `updates`
         shared = {key: value for key, value in super().identity(world_size).items() if key not in given}
         return {**shared, **resolved, "examples_per_update": examples}
+
+
+class QuestionConfig(Config):
+    task: str = Field(description="FAMILY_N or FAMILY_MIN_MAX, such as condattendstream_30 or forwardaddition_2_5")
+    seed: int = Field(42, ge=0, description="of the examples")
+
+    @field_validator("task")
+    @classmethod
+    def _is_task(cls, name: str) -> str:
+        parse(name)
+        return name
+
+
+class LookConfig(QuestionConfig, ShowConfig):
+    """The keys of `inspect`."""
+
+
+class WriteConfig(QuestionConfig, ExportConfig):
+    """The keys of `export`."""
 
 
 def parse(name: str) -> Question:

@@ -13,9 +13,11 @@ from core.model import GPT, LanguageModel
 from core.report import report
 from core.run_config import check_device
 from core.schedule import factor
+from core.show import View, inspect
 from core.split import SHARES, draw_block
+from core.task_verbs import export_task
 from core.trainer import Definition, Phase, Settings
-from downstream.algorithmic_tasks.config import MAY_GROW, AlgorithmicConfig
+from downstream.algorithmic_tasks.config import MAY_GROW, AlgorithmicConfig, LookConfig, WriteConfig, parse
 from downstream.algorithmic_tasks.exam import Exam, QuestionSource
 
 LABELS = ("split", "questions")
@@ -108,3 +110,13 @@ def build_plan(config: AlgorithmicConfig, world: World) -> tuple[list[Phase], Se
         pad_token=config.question.pad_token,
     )
     return plan, settings
+
+
+def look(config: LookConfig) -> None:
+    """Prints examples of a task."""
+    inspect(View.of_task(parse(config.task), config.seed), config)
+
+
+def write(config: WriteConfig) -> None:
+    """Writes examples of a task to files."""
+    export_task(parse(config.task), config.seed, config)
