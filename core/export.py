@@ -74,9 +74,9 @@ def begin(folder: Path, plan: dict[str, Any]) -> bool:
                 has = f"{key} {found.get(key)!r}, not {plan.get(key)!r}"
                 raise UserError(f"out: {folder} holds another export, with {has}; use another folder")
             return (folder / CARD).exists()
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and {path.name for path in folder.iterdir()} - {_partial(folder / PLAN).name}:
             raise UserError(f"out: {folder} holds other files; use an empty folder or a new one")
-        (folder / "data").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / PLAN, json.dumps(plan, indent=2) + "\n")
     except (OSError, ValueError) as error:
         raise UserError(f"out: {folder} cannot be written: {getattr(error, 'strerror', None) or error}") from error
@@ -95,7 +95,8 @@ def _files(config: ExportConfig) -> Iterator[tuple[str, str, int, int]]:
 
 def _write(view: View, path: Path, kind: str, split: str, start: int, stop: int, bar: tqdm) -> None:
     """A file, complete or not there at all."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
+    partial.parent.mkdir(exist_ok=True)
     batches = ((view.batch(split, at, min(at + AT_ONCE, stop))) for at in range(start, stop, AT_ONCE))
     if kind == "parquet":
         _write_parquet(view, partial, batches, bar)
@@ -177,6 +178,10 @@ Made by
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    _partial(path).write_text(text)
+    os.replace(_partial(path), path)
+
+
+def _partial(path: Path) -> Path:
+    """The name of a file while it is written."""
+    return path.with_name(f".{path.name}.partial")
