@@ -201,11 +201,8 @@ def _knowledge(task: CapoTask, model: LanguageModel, sheet: Sheet) -> list[Row]:
     for kind, field in enumerate(capo.FIELDS):
         mine = spans.kind == kind
         if mine.any():
-            shares = {
-                "accuracy": float(right[mine].mean()),
-                "chance": capo.chance(field),
-                "nats": float(nats[mine].mean()),
-            }
+            costs[field] = float(nats[mine].mean())
+            shares = {"accuracy": float(right[mine].mean()), "chance": capo.chance(field), "nats": costs[field]}
             rows.append({"templates": task.templates, "field": field, "questions": int(mine.sum()), **shares})
     name = costs.pop("name")
     known = capo.bit_complexity(task.num_people, name, sum(costs.values()))
