@@ -218,7 +218,7 @@ def _locate(
             index = rest.pop(0)
             path.append(index)
             given = given[int(index)]
-        elif len(rest) > 1 and len(inner) > 1:  # one of several, told apart by the value of a key
+        elif rest and isinstance(rest[0], str) and len(inner) > 1:  # one of several, told apart by the value of a key
             tag = rest.pop(0)
             inner = [kind for kind in inner if any(tag in get_args(f.annotation) for f in kind.model_fields.values())]
         if not rest or not inner or isinstance(rest[0], int):
