@@ -1,6 +1,8 @@
 """What pretraining buys: transfer weights into a model, train it on a task, measure it.
 
 python -m downstream.cli algorithmic --config downstream/algorithmic_tasks/configs/procedural.yaml [--key value ...]
+python -m downstream.cli grid --config configs/transfer_grid_cpu.yaml [--processes 2 --slurm --shard 0/8]
+python -m downstream.cli report --grid results/transfer_grid_cpu [--metric exact_match]
 python -m downstream.cli inspect additionstream_3 [--show 2 --stats --duplicates]
 python -m downstream.cli export additionstream_3 --out data/additionstream_3 [--train 100000]
 """
@@ -8,11 +10,14 @@ python -m downstream.cli export additionstream_3 --out data/additionstream_3 [--
 import sys
 
 from core.cli import Verb, run_verbs
+from downstream import grid, grid_report
 from downstream.algorithmic_tasks import run as algorithmic
 from downstream.algorithmic_tasks.config import AlgorithmicConfig, LookConfig, WriteConfig
 
 VERBS = {
     "algorithmic": Verb(algorithmic.train, lambda values: AlgorithmicConfig, rehearsal=algorithmic.rehearse),
+    "grid": Verb(grid.run, lambda values: grid.GridConfig),
+    "report": Verb(grid_report.report, lambda values: grid_report.ReportConfig),
     "inspect": Verb(algorithmic.look, lambda values: LookConfig, word="task"),
     "export": Verb(algorithmic.write, lambda values: WriteConfig, word="task"),
 }

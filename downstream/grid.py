@@ -1,0 +1,341 @@
+"""The experiment people come for: pretraining tasks x weights x downstream tasks x seeds, beside their controls.
+
+Every cell is a run in a folder of its own, started as a command. What is missing is run, what was cut off goes on.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from tqdm import tqdm
+
+from core import config as configuration
+from core.config import Config, home
+from core.errors import Interrupted, RunFailed, UserError
+from core.transfer import Component
+from downstream.algorithmic_tasks.config import AlgorithmicConfig
+
+CONTROLS = Literal["no_pretraining", "shuffled_tokens", "shuffled_weights"]
+POLL_SECONDS = 1.0  # between looks at cells that another process works on
+PRETRAIN, ADAPT = ["-m", "procedural_pretraining.cli"], ["-m", "downstream.cli", "algorithmic"]
+OWN_KEYS = ("seed", "save_dir", "run_name", "resume")  # of a cell, which the grid sets
+
+
+class GridConfig(Config):
+    save_dir: str = Field(min_length=1, description="folder of all cells and the report")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        min_length=1, description="of pretraining and what follows it alike"
+    )
+    pretraining: dict[str, dict[str, Any]] = Field({}, description="by name the keys of procedural_pretraining")
+    weights: dict[str, list[Component]] = Field(
+        {}, description="by name what is transferred, such as attention: [attn]"
+    )
+    controls: list[CONTROLS] = Field(["no_pretraining"], description="what else the cells are compared with")
+    downstream: dict[str, dict[str, Any]] = Field(min_length=1, description="by name the keys of `algorithmic`")
+    pretraining_keys: dict[str, Any] = Field({}, description="keys that all of `pretraining` share")
+    downstream_keys: dict[str, Any] = Field({}, description="keys that all of `downstream` share")
+
+    processes: int = Field(1, ge=1, description="cells that run at a time")
+    shard: str = Field(
+        "0/1", pattern=r"^\d+/[1-9]\d*$", description="K/N: of the cells those number K, K + N, ... alone"
+    )
+    slurm: bool = Field(False, description="write a SLURM array script that runs the grid, and nothing else")
+
+    @field_validator("seeds")
+    @classmethod
+    def _once(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{seeds} names a seed twice")
+        return seeds
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if bool(self.pretraining) != bool(self.weights):
+            raise ValueError("pretraining and weights belong together: what is trained before, and what is taken of it")
+        if not self.pretraining and "no_pretraining" not in self.controls:
+            raise ValueError("there is no cell: neither pretraining nor the control no_pretraining")
+        number, shards = map(int, self.shard.split("/"))
+        if number >= shards:
+            raise ValueError(f"shard {self.shard}: the first number counts from 0 to {shards - 1}")
+        for place, entries in (("pretraining", self.pretraining), ("downstream", self.downstream)):
+            for name, keys in entries.items():
+                own = [key for key in OWN_KEYS if key in keys]
+                if own:
+                    raise ValueError(f"{place}.{name}.{own[0]}: the grid sets this key itself")
+                if not name.replace("_", "").replace("-", "").isalnum():
+                    raise ValueError(
+                        f"{place}.{name}: a name is made of letters, digits, - and _, since folders bear it"
+                    )
+        return self
+
+    @property
+    def root(self) -> Path:
+        return home(self.save_dir)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run: a donor, which is pretrained, or a cell."""
+
+    name: str
+    folder: Path
+    command: list[str]
+    needs: "Job | None" = None  # what must have ended before
+    labels: dict[str, Any] = field(default_factory=dict)  # of a cell: task, condition, seed
+
+    def is_done(self) -> bool:
+        summary = self.folder / "summary.json"
+        try:
+            rows = json.loads(summary.read_text())["evaluation"]
+        except (OSError, ValueError):
+            return False
+        return not self.labels or any(row["split"] == "test" for row in rows)
+
+
+def jobs(config: GridConfig) -> list[Job]:
+    """Donors and cells; each donor before the cells that need it."""
+    donors: dict[tuple[str, bool, int], Job] = {}
+    cells = []
+    for seed in config.seeds:
+        for condition, donor, shuffled, keys in conditions(config):
+            if donor is not None and (donor, shuffled, seed) not in donors:
+                donors[donor, shuffled, seed] = _donor(config, donor, shuffled, seed)
+            source = None if donor is None else donors[donor, shuffled, seed]
+            for task in config.downstream:
+                cells.append(_cell(config, task, condition, keys, seed, source))
+    return [*donors.values(), *cells]
+
+
+def conditions(config: GridConfig) -> Iterator[tuple[str, str | None, bool, dict[str, Any]]]:
+    """Name, pretraining, whether its tokens are shuffled, and further keys of the cells."""
+    if "no_pretraining" in config.controls:
+        yield "no pretraining", None, False, {}
+    for donor in config.pretraining:
+        for weights, parts in config.weights.items():
+            taken = {"weights_to_be_transferred": parts}
+            yield f"{donor}, {weights}", donor, False, taken
+            if "shuffled_tokens" in config.controls:
+                yield f"{donor}, {weights}, shuffled tokens", donor, True, taken
+            if "shuffled_weights" in config.controls:
+                shuffled = {**taken, "transfer_control": "shuffle_weights"}
+                yield f"{donor}, {weights}, shuffled weights", donor, False, shuffled
+
+
+def _donor(config: GridConfig, name: str, shuffled: bool, seed: int) -> Job:
+    label = f"{name}{'-shuffled_tokens' if shuffled else ''}-seed{seed}"
+    folder = config.root / "pretraining" / label
+    keys = {**config.pretraining_keys, **config.pretraining[name], "shuffle_tokens": shuffled}
+    return Job(f"pretraining/{label}", folder, _command(PRETRAIN, keys, seed, folder))
+
+
+def _cell(config: GridConfig, task: str, condition: str, keys: dict[str, Any], seed: int, source: Job | None) -> Job:
+    label = condition.replace(", ", "-").replace(" ", "_")
+    folder = config.root / "cells" / task / label / f"seed{seed}"
+    given = {**config.downstream_keys, **config.downstream[task], **keys}
+    if source is not None:
+        given["pretrained_model_path"] = str(source.folder / "final")
+    labels = {"task": task, "condition": condition, "seed": seed}
+    return Job(f"{task}/{label}/seed{seed}", folder, _command(ADAPT, given, seed, folder), source, labels)
+
+
+def _command(module: list[str], keys: dict[str, Any], seed: int, folder: Path) -> list[str]:
+    where = {"save_dir": str(folder.parent), "run_name": folder.name, "resume": True}
+    given = {key: value for key, value in {**keys, "seed": seed, **where}.items() if value is not None}
+    return [sys.executable, *module, *(f"--{key}={_text(value)}" for key, value in given.items())]
+
+
+# --- Before anything runs
+
+
+def check(config: GridConfig, all_jobs: list[Job]) -> None:
+    """Raises UserError with a line for each thing that would stop a cell, and for settings that have changed since."""
+    problems: list[str] = []
+    for task, keys in config.downstream.items():
+        flags = {key: _text(value) for key, value in {**config.downstream_keys, **keys}.items()}
+        try:
+            configuration.resolve(lambda values: AlgorithmicConfig, None, flags)
+        except UserError as error:
+            problems += [f"downstream.{task}: {problem.removeprefix('--')}" for problem in error.problems]
+    first = {job.name.split("/")[1].rsplit("-seed", 1)[0]: job for job in reversed(all_jobs) if not job.labels}
+    for name, job in first.items():
+        done = subprocess.run([*job.command, "--print_config"], capture_output=True, text=True)
+        lines = done.stderr.strip().splitlines()
+        if done.returncode:
+            problems += [f"pretraining.{name}: {line.removeprefix('error: --')}" for line in lines]
+    for job in all_jobs:
+        noted = job.folder / "cell.json"
+        if noted.exists() and json.loads(noted.read_text()) != job.command[1:]:
+            problems.append(f"{job.folder} holds a run with other settings; use another save_dir, or remove it")
+    if problems:
+        raise UserError(*dict.fromkeys(problems))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+# --- Running
+
+
+class Workers:
+    """Threads that each take a job that nobody works on, as long as there is one."""
+
+    def __init__(self, config: GridConfig, all_jobs: list[Job]):
+        number, shards = map(int, config.shard.split("/"))
+        self.root, self.jobs = config.root, all_jobs[number::shards]
+        self.everything, self.processes = all_jobs, config.processes
+        self.failed: dict[str, str] = {}
+        self.running: set[subprocess.Popen[bytes]] = set()
+        self.stopping = 0  # the signal that asked for it
+        self.lock = threading.Lock()
+        (self.root / "locks").mkdir(parents=True, exist_ok=True)
+        (self.root / "logs").mkdir(exist_ok=True)
+
+    def run(self) -> None:
+        """Raises RunFailed, once all else is done, for cells that failed."""
+        done = sum(job.is_done() for job in self.jobs)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, lambda n, frame: self.stop(n))
+        threads = [threading.Thread(target=self.work, daemon=True) for _ in range(self.processes)]
+        with tqdm(total=len(self.jobs), initial=done, unit="run", disable=None) as bar:
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                time.sleep(0.2)
+                bar.update(sum(job.is_done() for job in self.jobs) - bar.n)
+        if self.stopping:
+            raise Interrupted("stopped by a signal; the same command goes on where it was", status=75)
+        if self.failed:
+            raise RunFailed(*(f"{name} failed: {reason}" for name, reason in self.failed.items()))
+
+    def stop(self, number: int) -> None:
+        """Hands a signal on: runs save and end, and no other is begun."""
+        self.stopping = number
+        for process in list(self.running):
+            process.send_signal(number)
+
+    def work(self) -> None:
+        while not self.stopping:
+            left = [job for job in self.jobs if not job.is_done() and not self.is_hopeless(job)]
+            if not left:
+                return
+            if not any(self.try_to(job) for job in left):
+                time.sleep(POLL_SECONDS)
+
+    def is_hopeless(self, job: Job) -> bool:
+        return job.name in self.failed or (job.needs is not None and job.needs.name in self.failed)
+
+    def try_to(self, job: Job) -> bool:
+        """Runs a job unless somebody else does, or what it needs is not there yet; whether it ran."""
+        if self.stopping or (job.needs is not None and not job.needs.is_done()):
+            return False
+        with (self.root / "locks" / job.name.replace("/", ".")).open("w") as claim:
+            try:
+                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            if job.is_done():
+                return True
+            self.carry_out(job, claim.fileno())
+        return True
+
+    def carry_out(self, job: Job, claim: int) -> None:
+        """The run holds the claim as well: should this process be killed, the cell stays taken until the run ends."""
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / "cell.json").write_text(json.dumps(job.command[1:]) + "\n")
+        log = self.root / "logs" / f"{job.name.replace('/', '.')}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                job.command, stdout=output, stderr=output, pass_fds=[claim], env=self.environment()
+            )
+            self.running.add(process)
+            status = process.wait()
+            self.running.discard(process)
+        if status == 0:
+            if not job.labels:
+                mark_final(job.folder)
+            self.note(f"{job.name}")
+        elif not self.stopping:
+            said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            reason = next((line for line in reversed(said) if "error" in line.lower()), said[-1] if said else "")
+            self.failed[job.name] = f"status {status}; {reason.strip()} ({log})"
+
+    def note(self, line: str) -> None:
+        with self.lock, (self.root / "finished.txt").open("a") as file:
+            file.write(line + "\n")
+
+    def environment(self) -> dict[str, str]:
+        threads = max(1, (os.cpu_count() or 1) // self.processes)
+        return {"OMP_NUM_THREADS": str(threads), **os.environ}
+
+
+def mark_final(folder: Path) -> None:
+    """A link `final` to the last checkpoint, which cells are given."""
+    last = Path(json.loads((folder / "summary.json").read_text())["checkpoint"]).name
+    partial = folder / ".final.partial"
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(last)
+    partial.replace(folder / "final")
+
+
+def run(config: GridConfig) -> None:
+    """Runs what is missing. Raises UserError before anything runs, RunFailed for cells that failed."""
+    all_jobs = jobs(config)
+    check(config, all_jobs)
+    config.root.mkdir(parents=True, exist_ok=True)
+    (config.root / "grid.yaml").write_text(configuration.as_yaml(config))
+    if config.slurm:
+        return write_slurm(config, len(all_jobs))
+    cells = sum(bool(job.labels) for job in all_jobs)
+    print(f"{cells} cells on {len(all_jobs) - cells} pretrained models, in {config.root}")
+    Workers(config, all_jobs).run()
+    print(f"done; the report: python -m downstream.cli report --grid {config.root}")
+
+
+SLURM = """#!/usr/bin/env bash
+# Runs the grid in {root}: {shards} array tasks, each with every {shards}th run of it. Preempted or out of time, a task
+# saves, is queued again, and goes on where it was.
+#SBATCH --job-name=transfer-grid
+#SBATCH --array=0-{last}
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=16G
+#SBATCH --time=12:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
+#SBATCH --output={root}/slurm_%A_%a.log
+set -euo pipefail
+cd "${{SLURM_SUBMIT_DIR:-.}}"
+[ -f .venv/bin/activate ] && source .venv/bin/activate
+python -m downstream.cli grid --config {root}/grid.yaml --slurm false --shard "${{SLURM_ARRAY_TASK_ID:-0}}/{shards}" &
+child=$!
+trap 'kill -USR1 "$child"' USR1 TERM  # SLURM signals this script (B:)
+while true; do
+    status=0
+    wait "$child" || status=$?
+    (( status > 128 )) && kill -0 "$child" 2>/dev/null && continue  # a signal ended `wait` early
+    break
+done
+if (( status == 75 )) && [ -n "${{SLURM_JOB_ID:-}}" ]; then
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}_${{SLURM_ARRAY_TASK_ID:-0}}"
+fi
+exit "$status"
+"""
+
+
+def write_slurm(config: GridConfig, runs: int) -> None:
+    shards = max(int(config.shard.split("/")[1]), 1)
+    path = config.root / "grid.sbatch"
+    path.write_text(SLURM.format(root=config.root, shards=shards, last=shards - 1))
+    print(f"{runs} runs for {shards} array tasks (--shard 0/N for N of them): sbatch {path}")
