@@ -11,6 +11,7 @@ batches that lie ready. On a CPU with bf16 arithmetic our loop takes a fourth tu
 import argparse
 import io
 import multiprocessing
+import resource
 import statistics
 import tempfile
 import time
@@ -139,27 +140,33 @@ def load(folder: Path, dropout: float) -> nn.Module:
     return GPT2LMHeadModel.from_pretrained(folder, attn_implementation="sdpa", **pdrop)
 
 
-def contend(name: str, contest: Contest, orders: Connection) -> None:
-    """A contestant's process: takes a number of steps whenever it is told one, and answers with the seconds a step."""
+PEAK = -1  # in place of a number of steps: asks for the most memory used so far
+
+
+def contend(make: Callable[[], AbstractContextManager[Step]], orders: Connection) -> None:
+    """A contestant's process: takes a number of steps whenever it is told one, and answers with the seconds a step;
+    told PEAK, with the most MiB that it has had."""
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    device = torch.device(contest.device)
-    with CONTESTANTS[name](contest) as step:
+    with make() as step:
         while times := orders.recv():
+            if times == PEAK:
+                orders.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+                continue
             started = time.perf_counter()
             for _ in range(times):
                 step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             orders.send((time.perf_counter() - started) / times)
 
 
 @contextmanager
-def process_of(name: str, contest: Contest) -> Iterator[Callable[[int], float]]:
+def process_of(make: Callable[[], AbstractContextManager[Step]]) -> Iterator[Callable[[int], float]]:
     """Starts a contestant. The function it gives takes a number of steps and returns the seconds a step."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=contend, args=(name, contest, there))
+    process = context.Process(target=contend, args=(make, there))
     process.start()
     there.close()  # so that the death of the process ends a recv
 
@@ -194,7 +201,7 @@ def measure(size: str, batch_size: int, rounds: int, seconds: float, device: tor
         hf.save(model, folder)
         contest = Contest(folder, size, batch_size, str(device), precision)
         first_loss = check_same_loss(model, contest)
-        run = {name: stack.enter_context(process_of(name, contest)) for name in names}
+        run = {name: stack.enter_context(process_of(partial(CONTESTANTS[name], contest))) for name in names}
         steps = max(1, round(seconds / max([run[name](WARM_UP_STEPS) for name in names])))
         times: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds):

@@ -28,6 +28,7 @@ from downstream.algorithmic_tasks.config import AlgorithmicConfig
 CONTROLS = Literal["no_pretraining", "shuffled_tokens", "shuffled_weights"]
 POLL_SECONDS = 1.0  # between looks at cells that another process works on
 PRETRAIN, ADAPT = ["-m", "procedural_pretraining.cli"], ["-m", "downstream.cli", "algorithmic"]
+FINAL = "final"  # a link to the last checkpoint of a donor that has ended
 OWN_KEYS = ("seed", "save_dir", "run_name", "resume")  # of a cell, which the grid sets
 
 
@@ -73,9 +74,7 @@ class GridConfig(Config):
                 if own:
                     raise ValueError(f"{place}.{name}.{own[0]}: the grid sets this key itself")
                 if not name.replace("_", "").replace("-", "").isalnum():
-                    raise ValueError(
-                        f"{place}.{name}: a name is made of letters, digits, - and _, since folders bear it"
-                    )
+                    raise ValueError(f"{place}.{name}: folders bear this name; use letters, digits, - and _ alone")
         return self
 
     @property
@@ -94,12 +93,13 @@ class Job:
     labels: dict[str, Any] = field(default_factory=dict)  # of a cell: task, condition, seed
 
     def is_done(self) -> bool:
-        summary = self.folder / "summary.json"
+        if not self.labels:
+            return (self.folder / FINAL).exists()
         try:
-            rows = json.loads(summary.read_text())["evaluation"]
+            rows = json.loads((self.folder / "summary.json").read_text())["evaluation"]
         except (OSError, ValueError):
             return False
-        return not self.labels or any(row["split"] == "test" for row in rows)
+        return any(row["split"] == "test" for row in rows)
 
 
 def jobs(config: GridConfig) -> list[Job]:
@@ -143,7 +143,7 @@ def _cell(config: GridConfig, task: str, condition: str, keys: dict[str, Any], s
     folder = config.root / "cells" / task / label / f"seed{seed}"
     given = {**config.downstream_keys, **config.downstream[task], **keys}
     if source is not None:
-        given["pretrained_model_path"] = str(source.folder / "final")
+        given["pretrained_model_path"] = str(source.folder / FINAL)
     labels = {"task": task, "condition": condition, "seed": seed}
     return Job(f"{task}/{label}/seed{seed}", folder, _command(ADAPT, given, seed, folder), source, labels)
 
@@ -264,7 +264,7 @@ class Workers:
         if status == 0:
             if not job.labels:
                 mark_final(job.folder)
-            self.note(f"{job.name}")
+            self.note(job.name)
         elif not self.stopping:
             said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
             reason = next((line for line in reversed(said) if "error" in line.lower()), said[-1] if said else "")
@@ -280,12 +280,12 @@ class Workers:
 
 
 def mark_final(folder: Path) -> None:
-    """A link `final` to the last checkpoint, which cells are given."""
+    """Links the last checkpoint, for the cells that wait for it."""
     last = Path(json.loads((folder / "summary.json").read_text())["checkpoint"]).name
-    partial = folder / ".final.partial"
+    partial = folder / f".{FINAL}.partial"
     partial.unlink(missing_ok=True)
     partial.symlink_to(last)
-    partial.replace(folder / "final")
+    partial.replace(folder / FINAL)
 
 
 def run(config: GridConfig) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
-from scipy import stats
 
 from core.config import Config, home, parse_yaml
 from core.errors import UserError
@@ -88,12 +87,16 @@ def rows_of(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 def half_interval(values: np.ndarray) -> float | None:
     """Half the width of the 95 % confidence interval of the mean; None of a single value."""
+    from scipy import stats  # takes a second to import, which every run of a grid would pay
+
     n = len(values)
     return float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
 
 
 def p_value(values: np.ndarray, others: np.ndarray) -> float | None:
     """Of Welch's two-sided t-test; None where it cannot be computed: a single value, or no spread at all."""
+    from scipy import stats
+
     if min(len(values), len(others)) < 2 or (values.std() == 0 and others.std() == 0):
         return None
     return float(stats.ttest_ind(values, others, equal_var=False).pvalue)

@@ -1,0 +1,243 @@
+"""The grid: whole, cut off, shared by two processes; and its report against statistics worked out by hand."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from core.errors import UserError
+from downstream import cli, grid_report
+from downstream.grid import GridConfig, jobs
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "seeds": [0],
+    "pretraining": {"set": {"task": "set", "seq_length": 4, "vocab_size": 8}},
+    "weights": {"attention": ["attn"]},
+    "controls": ["no_pretraining", "shuffled_tokens", "shuffled_weights"],
+    "downstream": {"sorting": {"task": "sorting_2"}},
+    "pretraining_keys": {"gpt2_size": "1_2_16", "max_steps": 6, "batch_size": 4, "eval_examples": 8, "device": "cpu"},
+    "downstream_keys": {
+        "n_layer": 1, "n_head": 2, "n_embd": 16, "batch_size": 8, "max_steps": 8, "eval_steps": 4, "eval_size": 20,
+        "validation_size": 20, "device": "cpu", "save_steps": 4,
+    },
+}  # fmt: skip
+NAMES = {"no pretraining", "set, attention", "set, attention, shuffled tokens", "set, attention, shuffled weights"}
+
+
+def written(folder: Path, **changes) -> Path:
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "save_dir": str(folder / "grid"), **changes}))
+    return path
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def start(config: Path, *flags: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "downstream.cli", "grid", "--config", str(config), *flags]
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finished(folder: Path) -> Counter:
+    path = folder / "grid" / "finished.txt"
+    return Counter(path.read_text().split("\n")[:-1]) if path.exists() else Counter()
+
+
+def test_donors_come_first_and_every_condition_has_a_cell_for_every_seed():
+    config = GridConfig(**{**SMALL, "seeds": [0, 1]}, save_dir="x")
+    found = jobs(config)
+    donors = [job for job in found if not job.labels]
+    assert [job.name for job in found[: len(donors)]] == [job.name for job in donors]
+    assert len(donors) == 4, "set, and set with shuffled tokens, for two seeds"
+    cells = [job for job in found if job.labels]
+    assert {(job.labels["condition"], job.labels["seed"]) for job in cells} == {(n, s) for n in NAMES for s in (0, 1)}
+    for job in cells:
+        has = any(word.startswith("--pretrained_model_path=") for word in job.command)
+        assert has == (job.needs is not None) == (job.labels["condition"] != "no pretraining")
+        if "shuffled tokens" in job.labels["condition"]:
+            assert "shuffled_tokens" in job.needs.name
+        assert ("--transfer_control=shuffle_weights" in job.command) == ("shuffled weights" in job.labels["condition"])
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> Path:
+    """A grid that was killed in the middle of a cell while two processes worked on it, and then run to its end."""
+    folder = tmp_path_factory.mktemp("grid")
+    config = written(folder)
+    killed = start(config)
+    while len(finished(folder)) < 2:
+        assert killed.poll() is None, killed.stdout.read().decode()
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    assert 2 <= len(finished(folder)) < 6
+    both = [start(config), start(config, "--processes", "2")]
+    said = [process.communicate()[0].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert "4 cells on 2 pretrained models" in said[0]
+    return folder
+
+
+def test_killed_and_shared_a_grid_runs_every_cell_once(ended):
+    expected = jobs(GridConfig(**SMALL, save_dir=str(ended / "grid")))
+    assert all(job.is_done() for job in expected)
+    # The run that the killed process had begun ended by itself, or was gone on with; none was run again.
+    counts = finished(ended)
+    assert set(counts) <= {job.name for job in expected}
+    assert max(counts.values()) == 1
+    assert len(counts) >= len(expected) - 1
+    before = {path: path.stat().st_mtime_ns for path in (ended / "grid" / "cells").rglob("summary.json")}
+    assert start(ended / "grid.yaml").wait() == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_report_is_complete(ended, capsys):
+    rows = grid_report.report(grid_report.ReportConfig(grid=str(ended / "grid"), metric="exact_match"))
+    assert {row["condition"] for row in rows} == NAMES
+    assert all(row["seeds"] == 1 for row in rows)
+    said = capsys.readouterr().out
+    for name in ("report.md", "report.json", "heat_map.png", "learning_curves.png"):
+        assert str(ended / "grid" / name) in said
+        assert (ended / "grid" / name).stat().st_size > 300
+    assert json.loads((ended / "grid" / "report.json").read_text())["missing"] == []
+
+
+def test_changed_settings_are_refused(ended, capsys):
+    config = written(ended, downstream={"sorting": {"task": "sorting_2", "learning_rate": 0.5}})
+    assert cli.main(["grid", "--config", str(config)]) == 2
+    assert "holds a run with other settings" in capsys.readouterr().err
+    written(ended)
+
+
+@pytest.mark.slow
+def test_a_signal_saves_ends_and_can_be_gone_on_from(tmp_path):
+    config = written(tmp_path, downstream_keys={**SMALL["downstream_keys"], "max_steps": 100_000})
+    process = start(config)
+    while len(finished(tmp_path)) < 2:
+        assert process.poll() is None, process.stdout.read().decode()
+        time.sleep(0.05)
+    while not list((tmp_path / "grid" / "cells").rglob("checkpoint-4")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert b"goes on where it was" in said
+
+
+@pytest.mark.slow
+def test_failed_cells_are_named_and_the_others_are_run(tmp_path, capsys):
+    grid = tmp_path / "grid"
+    config = written(tmp_path, controls=["no_pretraining"])
+    blocked = grid / "cells" / "sorting" / "set-attention" / "seed0" / "summary.json"
+    blocked.mkdir(parents=True)  # cannot be written
+    process = start(config)
+    said = process.communicate()[0].decode()
+    assert process.returncode == 1
+    assert "sorting/set-attention/seed0 failed: status" in said
+    assert len(finished(tmp_path)) == 2
+
+
+def test_shards_divide_the_runs():
+    config = GridConfig(**SMALL, save_dir="x")
+    every = [job.name for job in jobs(config)]
+    assert sorted(every[0::3] + every[1::3] + every[2::3]) == sorted(every)
+
+
+@pytest.mark.slow
+def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
+    config = written(tmp_path, controls=["no_pretraining"])
+    process = start(config, "--slurm", "--shard", "0/2")
+    said = process.communicate()[0].decode()
+    assert process.returncode == 0, said
+    script = tmp_path / "grid" / "grid.sbatch"
+    assert f"sbatch {script}" in said
+    assert "#SBATCH --array=0-1" in script.read_text()
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    tasks = [
+        subprocess.Popen(["bash", script], cwd=ROOT, env={**environment(), "SLURM_ARRAY_TASK_ID": str(n)})
+        for n in (0, 1)
+    ]
+    assert [task.wait() for task in tasks] == [0, 0]
+    assert len(finished(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": []}, "seeds: [] is not allowed"),
+        ({"seeds": [1, 1]}, "names a seed twice"),
+        ({"controls": ["none"]}, "controls: ['none'] is not allowed"),
+        ({"weights": {}}, "belong together"),
+        ({"downstream": {}}, "downstream"),
+        ({"downstream": {"a b": {"task": "sorting_2"}}}, "folders bear this name"),
+        ({"downstream": {"a": {"task": "sorting_2", "seed": 1}}}, "downstream.a.seed: the grid sets this key itself"),
+        ({"downstream": {"a": {"task": "addition_5"}}}, "downstream.a: task: 'addition_5' is no task"),
+        ({"downstream": {"a": {"task": "sorting_2", "lr": 1}}}, "downstream.a: lr: no such key"),
+        ({"pretraining": {"p": {"task": "sort", "seq_length": 0}}}, "pretraining.p: seq_length: 0 is not allowed"),
+        ({"shard": "2/2"}, "shard 2/2"),
+        ({"shard": "x"}, "shard: 'x' is not allowed"),
+        ({"nope": 1}, "nope: no such key"),
+    ],
+)
+def test_a_grid_that_cannot_be_run_is_refused_before_anything_is(tmp_path, changes, message, capsys):
+    assert cli.main(["grid", "--config", str(written(tmp_path, **changes))]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert not (tmp_path / "grid").exists()
+
+
+# --- The report's numbers
+
+
+class Made(grid_report.Cell):
+    def __init__(self, condition: str, seed: int, value: float, loss: list[float]):
+        self.task, self.condition, self.seed, self.value, self.floor = "task", condition, seed, value, 0.1
+        self.loss, self.tokens = np.array(loss), 100.0 * np.arange(len(loss))
+        self.course = 1 - self.loss
+
+
+def test_means_intervals_p_and_tokens_saved_are_those_worked_out_by_hand():
+    base = [Made("no pretraining", n, v, [2.0, 1.5, 1.0]) for n, v in enumerate((0.2, 0.4, 0.6))]
+    better = [Made("set", n, v, [2.0, 1.0, 0.5]) for n, v in enumerate((0.6, 0.8, 1.0))]
+    better[0].loss = np.array([2.0, 0.0, 0.0])
+    first, second = grid_report.rows_of([*base, *better])
+    assert first["mean"] == pytest.approx(0.4)
+    assert first["interval"] == pytest.approx(4.302652729911275 * 0.2 / math.sqrt(3))  # t of 2 degrees of freedom
+    assert second["difference"] == pytest.approx(0.4)
+    t = 0.4 / math.sqrt(0.04 / 3 + 0.04 / 3)
+    assert second["p"] == pytest.approx(2 * stats.t.sf(t, 4))
+    assert second["tokens_saved"] == pytest.approx(1 - np.mean([50, 100, 100]) / 200)
+    assert second["reached"] == 3
+    text = grid_report.as_markdown([first, second], "accuracy", 8, ["a", "b"])
+    assert "| task | set | 3 | 0.8000 ± 0.4968 | 0.1000 | +0.4000 | 0.0705 | 58% |" in text
+    assert "2 of 8 cells have not ended: a, b" in text
+
+
+def test_a_loss_that_is_never_reached_and_values_without_spread_are_said():
+    base = [Made("no pretraining", n, 0.5, [2.0, 1.0]) for n in range(2)]
+    worse = [Made("set", n, 0.5, [2.0, 1.5]) for n in range(2)]
+    _, row = grid_report.rows_of([*base, *worse])
+    assert row["p"] is None
+    assert row["tokens_saved"] is None
+    assert "never (0 of 2 seeds reached it)" in grid_report.as_markdown([row], "accuracy", 4, [])
+    (single,) = grid_report.rows_of(base[:1])
+    assert single["interval"] is None
+
+
+def test_a_report_on_nothing_is_refused(tmp_path, ended):
+    with pytest.raises(UserError, match="holds no grid"):
+        grid_report.report(grid_report.ReportConfig(grid=str(tmp_path)))
+    with pytest.raises(UserError, match="'speed' is none of the measurements"):
+        grid_report.report(grid_report.ReportConfig(grid=str(ended / "grid"), metric="speed"))
