@@ -113,9 +113,9 @@ def main(argv: list[str] | None = None) -> None:
 
     machine, widths = report.machine("torch"), list(COLUMNS.values())
     print(report.sentence(machine))
-    print(
-        f"Depo (N 225, vocabulary {VOCABULARY:,}), fp32, one thread, a process each; medians of {options.rounds} turns\n"
-    )
+    print(f"Depo (N 225, vocabulary {VOCABULARY:,}), fp32, one thread, a process each")
+    print("scored: logits where something is predicted; all: everywhere. MiB: most memory of each process")
+    print(f"medians of {options.rounds} turns\n")
     print(report.line(list(COLUMNS), widths))
     results = []
     for size in options.sizes.split(","):
