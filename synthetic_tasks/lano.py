@@ -68,9 +68,9 @@ class LanoTask(ExampleTask):
 
     @property
     def fingerprint(self) -> str:
-        """Of the grammar itself too: a file may change."""
-        identity = super().fingerprint + json.dumps(self.grammar.rules)
-        return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+        """Of the grammar itself and not of its name: a file may change, or be moved."""
+        identity = [type(self).__module__, self.examples_per_block, self.grammar.rules, self.bos, self.eos]
+        return hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
 
     @property
     def eos_token(self) -> int:

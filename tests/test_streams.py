@@ -20,6 +20,7 @@ FIRST_BLOCK = {
     "eca": "02abe58786f3fc5d",
     "forwardaddition": "dfb16459b72227c9",
     "identity": "230cd61afc79a23b",
+    "lano": "2ba4aad4e7b3b0dc",
     "mano": "aed83aeb88fc65d3",
     "mixture": "e6ddc11de3932a3c",
     "multiplication": "9a91968d6fca5805",

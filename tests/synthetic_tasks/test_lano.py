@@ -226,6 +226,14 @@ def test_another_grammar_in_the_same_file_is_another_task(of):
     assert one.fingerprint != other.fingerprint
 
 
+def test_the_same_grammar_in_another_file_is_the_same_task(of, tmp_path):
+    one = of(AMBIGUOUS)
+    copy = tmp_path / "copy.json"
+    copy.write_text(json.dumps(AMBIGUOUS))
+    assert LanoTask(config_path=str(copy)).take(0, 3) == one.take(0, 3)
+    assert LanoTask(config_path=str(copy), bos=False).fingerprint != one.fingerprint
+
+
 def with_rules(**rules) -> dict:
     return {"start": "S", "rules": rules}
 
