@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
@@ -304,11 +304,11 @@ def _bounds(metadata: list[Any]) -> str:
     return "".join(f" {sign} {bound}" for sign, bound in words if bound is not None) + step
 
 
-def help_of(model: type[BaseModel]) -> str:
+def help_of(model: type[BaseModel], leave_out: Sequence[str] = ()) -> str:
     """Every key with its meaning, what it accepts, and its default; those that only this command has come first."""
     lines = []
     for name in dict.fromkeys(name for kind in model.__mro__ for name in getattr(kind, "__annotations__", {})):
-        if (field := model.model_fields.get(name)) is None:
+        if (field := model.model_fields.get(name)) is None or name in leave_out:
             continue
         required = field.default is PydanticUndefined and field.default_factory is None
         default = field.get_default(call_default_factory=True)

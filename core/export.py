@@ -12,6 +12,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from core.batch import Batch
+from core.checkpoint import lock
 from core.config import Config, home
 from core.errors import UserError
 from core.show import View
@@ -53,7 +54,7 @@ def export(view: View, identity: dict[str, Any], config: ExportConfig) -> Path:
     files = list(_files(config))
     left = [file for file in files if not (folder / file[0]).exists()]
     if not done:
-        with tqdm(total=sum(stop - start for _, _, start, stop in left), unit="row", disable=None) as bar:
+        with lock(folder), tqdm(total=sum(stop - start for _, _, start, stop in left), unit="row", disable=None) as bar:
             for name, split, start, stop in left:
                 _write(view, folder / name, config.format, split, start, stop, bar)
         _replace(folder / CARD, card(folder, plan, [name for name, *_ in files], has_text))

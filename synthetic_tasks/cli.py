@@ -12,9 +12,11 @@ commas part, as in train.learning_rate=1e-3,3e-4, are tried one after the other.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
+
+from pydantic import BaseModel
 
 from core import config
 from core.cli import HELP_FLAGS, Verb, run_verbs, status_of
@@ -51,14 +53,23 @@ HYDRA_VERBS = {
 def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else ""
-    if name in HYDRA_VERBS and not set(arguments) & set(HELP_FLAGS):
-        return status_of(lambda: run_hydra(HYDRA_VERBS[name], arguments[1:]))
+    if name in HYDRA_VERBS:
+        return status_of(lambda: run_hydra(name, arguments[1:]))
     if name == "train_minimal":
         arguments = ["train", "--config", MINIMAL, *arguments[1:]]
+    elif name and not name.startswith("-") and name not in VERBS:
+        return status_of(lambda: refuse(name))
     return run_verbs(VERBS, arguments, doc=__doc__, default="train")
 
 
-def run_hydra(verb: HydraVerb, arguments: Sequence[str]) -> None:
+def refuse(name: str) -> None:
+    raise UserError(f"{name!r}: no such verb; there are {', '.join([*VERBS, 'train_minimal', *HYDRA_VERBS])}")
+
+
+def run_hydra(name: str, arguments: Sequence[str]) -> None:
+    verb = HYDRA_VERBS[name]
+    if set(arguments) & set(HELP_FLAGS):
+        return print(help_of(name))
     switches = {"-m": "--multirun"}
     flags = [switches.get(word, word) for word in arguments if word.startswith("-")]
     words = [word for word in arguments if not word.startswith("-")]
@@ -76,6 +87,39 @@ def run_hydra(verb: HydraVerb, arguments: Sequence[str]) -> None:
             print(config.as_yaml(keys), end="")
         else:
             (verb.rehearsal if "--dry_run" in flags and verb.rehearsal else verb.function)(keys)
+
+
+def help_of(name: str) -> str:
+    """Every key of a command, group by group."""
+    verb = HYDRA_VERBS[name]
+    head = (
+        f"{(__doc__ or '').strip()}\n\nThis is the help of `{name}`. Its files and groups: {_hydra.CONF / verb.folder}"
+    )
+    flags = "--multirun, --print_config" + (", --dry_run" if verb.rehearsal else "")
+    return "\n".join([f"{head}\nFlags: {flags}\n", *_keys_of(verb.schema, "")])
+
+
+def _keys_of(schema: type[BaseModel], prefix: str) -> Iterator[str]:
+    """The keys of a schema, then those of the groups within it. A heading stands for keys of its own level."""
+    nested = {key: _schemas(field.annotation) for key, field in schema.model_fields.items()}
+    heading = next(iter(getattr(schema, "headings", {})), None)
+    text = config.help_of(schema, leave_out=[key for key, kinds in nested.items() if kinds])
+    yield text.replace("  --", f"  {prefix}")
+    if heading:
+        yield f"  (those of conf/.../{heading}/ are written {heading}.KEY)"
+    for key, kinds in nested.items():
+        for kind in kinds:
+            tag = get_args(kind.model_fields["kind"].annotation)[0] if len(kinds) > 1 else ""
+            yield f"\n{prefix}{key}{f'={tag}' if tag else ''}"
+            yield from _keys_of(kind, f"{prefix}{key}.")
+
+
+def _schemas(annotation: Any) -> list[type[BaseModel]]:
+    return [
+        kind
+        for kind in (get_args(annotation) or (annotation,))
+        if isinstance(kind, type) and issubclass(kind, BaseModel)
+    ]
 
 
 if __name__ == "__main__":
