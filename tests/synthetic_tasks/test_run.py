@@ -306,6 +306,20 @@ def test_a_recurrent_run_that_stopped_is_gone_on_with(tmp_path):
     assert cli.main(["evaluate", "--checkpoint", str(tmp_path / "whole" / "checkpoint-8"), "--examples", "4"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("curve", ["eval.hops", "model=recurrent_olmo3", "model.recurrent.act.kl_weight", "logging.wandb.entity"]),
+        ("inspect", ["max_tokens", "dataset.name"]),
+    ],
+)
+def test_help_names_every_group_and_key(name, keys, capsys):
+    assert cli.main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    for key in keys:
+        assert key in out, key
+
+
 # --- Bad input
 
 
