@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from core.model import LanguageModel
 from core.plots import draw_panels
 from core.report import report
 from core.run_config import check_device
-from core.source import TaskSource
+from core.source import TaskSource, Verdict
 from core.trainer import Definition, Phase, Settings
 from synthetic_tasks._curve_config import MAY_GROW, CurveConfig, TinyGPT2
 from synthetic_tasks._exam import Row, Sheet, hop_accuracy
@@ -47,15 +48,22 @@ def rehearse(config: CurveConfig) -> None:
         world.say(rehearsal.rehearse(*build(config, world), world))
 
 
-class Again(TaskSource):
-    """The first `count` training examples, again and again."""
+class Examples(TaskSource):
+    """Training examples of Depo: always new ones, or the first `count` again and again; all for K steps, or growing.
 
-    def __init__(self, task: DepoTask, seed: int, count: int):
-        super().__init__(task, seed)
-        self._count = count
+    Growing, they begin with the smallest of `hops` as K. As often as an evaluation finds the present K mastered, which
+    is an accuracy of at least `mastery`, the next of `hops` takes its place; the last is K of the task.
+    """
+
+    task: DepoTask
+
+    def __init__(self, task: DepoTask, seed: int, count: int | None, mastery: float | None, hops: Sequence[int]):
+        growing = [] if mastery is None else sorted({*hops, task.K})
+        super().__init__(task.replace(K=growing[0]) if growing else task, seed)
+        self._count, self._mastery, self._hops = count, mastery, growing
 
     def batch(self, split: str, start: int, stop: int) -> Batch:
-        if split != "train":
+        if self._count is None or split != "train":
             return super().batch(split, start, stop)
         parts = []
         while start < stop:
@@ -65,6 +73,19 @@ class Again(TaskSource):
             start += size
         return concatenate(parts, self.task.pad_token)
 
+    def on_evaluation(self, step: int, metrics: dict[str, float]) -> Verdict:
+        K = self.task.K
+        if self._mastery is None or self._hops[-1] == K or metrics[f"hop_{K}"] < self._mastery:
+            return Verdict.GO_ON
+        self.task = self.task.replace(K=self._hops[self._hops.index(K) + 1])
+        return Verdict.CHANGED
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"K": self.task.K}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.task = self.task.replace(K=state["K"])
+
 
 def build(config: CurveConfig, world: World) -> tuple[LanguageModel, list[Phase], Settings]:
     """Raises UserError if the model is too small for the task."""
@@ -72,8 +93,8 @@ def build(config: CurveConfig, world: World) -> tuple[LanguageModel, list[Phase]
     if model.num_tokens < task.num_tokens or model.n_positions < task.block_size:
         has = f"{model.num_tokens} token ids and {model.n_positions} positions"
         raise UserError(f"model: has {has}, but dataset needs {task.num_tokens} and {task.block_size}")
-    endless = config.num_examples <= 0
-    source = TaskSource(task, config.seed) if endless else Again(task, config.seed, config.num_examples)
+    count = config.num_examples if config.num_examples > 0 else None
+    source = Examples(task, config.seed, count, config.grow_hops, config.eval.hops)
     plan = [Phase("depo", source, config.max_steps, config.batch_size, config.lr_at)]
     settings = config.settings(
         world.device,
@@ -104,7 +125,8 @@ class HopTable:
             seen = step * config.batch_size * config.gradient_accumulation_steps * self._world.size
             write(self._path, step, [{"step": step, "examples_seen": seen, **row} for row in rows])
         mean = {name: sum(row[name] for row in rows) / len(rows) for name in ("loss", "accuracy", "token")}
-        slices: list[tuple[dict[str, int | str], dict[str, float]]] = [({"split": "validation"}, mean)]
+        each = {f"hop_{row['hop']}": row["accuracy"] for row in rows}
+        slices: list[tuple[dict[str, int | str], dict[str, float]]] = [({"split": "validation"}, mean | each)]
         for row in rows:
             where = {"split": "validation", "slice": "hop", "hop": row["hop"]}
             slices.append((where, {name: row[name] for name in ("loss", "accuracy", "first_token", "token")}))

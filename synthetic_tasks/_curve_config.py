@@ -125,6 +125,12 @@ class CurveConfig(RunConfig):
     metrics_file: str = free("depo_hop_metrics.csv", min_length=1, description="the numbers, in that folder")
 
     num_examples: int = Field(20_000, description="examples that are seen again and again; 0 or less: always new ones")
+    grow_hops: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="begin with the smallest of eval.hops as K; at this accuracy of K steps, go on to the next one",
+    )
     batch_size: int = Field(8, ge=1, description="examples per micro-batch, on each process")
     gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches per update")
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW")
@@ -145,6 +151,8 @@ class CurveConfig(RunConfig):
             )
         if len(set(self.eval.hops)) < len(self.eval.hops):
             raise ValueError(f"eval.hops: {self.eval.hops} names a number of steps twice")
+        if self.grow_hops is not None and self.dataset.fixed_k is not None:
+            raise ValueError(f"train.grow_hops: dataset.fixed_k is {self.dataset.fixed_k}; there is nothing to grow")
         if self.warmup_steps >= self.max_steps:
             raise ValueError(f"train.warmup_steps is {self.warmup_steps}, the run has {self.max_steps} updates")
         return self

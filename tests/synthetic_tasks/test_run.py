@@ -15,6 +15,7 @@ from transformers import Olmo3ForCausalLM
 from core import hf
 from core.config import resolve
 from core.model import GPT, GPTConfig
+from core.source import Verdict
 from synthetic_tasks import cli
 from synthetic_tasks.config import schema
 from synthetic_tasks.models.olmo3_config import Olmo3Shape, Recurrence
@@ -250,15 +251,33 @@ def test_measured_rows_are_others_each_time_or_stay_as_is_asked(tmp_path, monkey
 
 
 def test_few_examples_come_again_and_again():
-    from synthetic_tasks._curve import Again
+    from synthetic_tasks._curve import Examples
     from synthetic_tasks.depo import DepoTask
 
     task = DepoTask(N=5, K=2, M=2, mini_vocab=4)
-    source = Again(task, 0, 7)
+    source = Examples(task, 0, 7, None, [1])
     rows = [row["input_ids"] for row in task.take(0, 7)]
     found = [row["input_ids"] for row in task.examples(source.batch("train", 5, 30))]
     assert found == [rows[i % 7] for i in range(5, 30)]
     assert [r["input_ids"] for r in task.examples(source.batch("test", 8, 9))] not in ([row] for row in rows)
+
+
+def test_hops_grow_as_they_are_mastered():
+    from synthetic_tasks._curve import Examples
+    from synthetic_tasks.depo import DepoTask
+
+    task = DepoTask(N=6, K=5, M=2, mini_vocab=6)
+    source = Examples(task, 0, None, 0.9, [3, 1])
+    asked = [(1, {"hop_1": 0.89, "hop_3": 1.0}), (1, {"hop_1": 0.9, "hop_3": 0.0}), (3, {"hop_1": 0.5, "hop_3": 0.9})]
+    for step, (K, accuracy) in enumerate(asked):
+        assert source.task == task.replace(K=K)
+        source.on_evaluation(step, accuracy)
+    assert source.task == task
+    assert source.on_evaluation(9, {}) is Verdict.GO_ON
+    again = Examples(task, 0, None, 0.9, [3, 1])
+    again.load_state_dict(source.state_dict())
+    assert again.task == task
+    assert Examples(task, 0, None, None, [3, 1]).task == task
 
 
 def test_a_curve_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path):
@@ -269,8 +288,11 @@ def test_a_curve_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path):
         "eval.hops=[1,2]",
         "train.save_every_steps=7",
         "train.eval_every_steps=5",
+        "train.grow_hops=0.05",
     ]
     assert cli.main(["curve", *words, f"output_dir={tmp_path / 'whole'}"]) == 0
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert summary["sources"]["depo"]["K"] > 1  # it grew
     kill = ROOT / "tests" / "support" / "kill_and_resume.py"
     command = [sys.executable, str(kill), "1", "6", "synthetic_tasks.cli", "curve", *words, "train.resume=true"]
     environment = {**os.environ, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
