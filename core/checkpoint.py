@@ -3,19 +3,18 @@
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from core import hf, optim
+from core import files, hf, optim
 from core.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -51,11 +50,12 @@ def save(
     partial.mkdir(parents=True)
     try:
         hf.save(model, partial, pad_token=pad_token)
-        save_file({k: v.contiguous() for k, v in optim.state_tensors(optimizer, model).items()}, partial / OPTIMIZER)
+        state_of_optimizer = {k: v.contiguous() for k, v in optim.state_tensors(optimizer, model).items()}
+        files.write_tensors(state_of_optimizer, partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps(state, indent=2, allow_nan=False) + "\n")
         _write_manifest(partial)
         for path in [*partial.iterdir(), partial]:
-            _flush(path)
+            files.flush(path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -63,7 +63,7 @@ def save(
     if final.exists():
         _move_aside(final)
     partial.rename(final)
-    _flush(run_dir)
+    files.flush(run_dir)
     return final
 
 
@@ -92,10 +92,10 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, compared byte for byte with its manifest; None if nothing is."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        files = manifest["files"]
-        if manifest["sha256"] != _hash_of_list(files):
+        listed = manifest["files"]
+        if manifest["sha256"] != _hash_of_list(listed):
             return f"{MANIFEST} does not match its own hash"
-        for name, expected in files.items():
+        for name, expected in listed.items():
             size = (path / name).stat().st_size
             if size != expected["bytes"]:
                 return f"{name} has {size:,} bytes, not {expected['bytes']:,}"
@@ -137,18 +137,20 @@ def link_best(run_dir: Path, step: int) -> None:
 @contextmanager
 def lock(run_dir: Path) -> Iterator[None]:
     """Holds the run's folder; raises UserError if another process does. The system frees it when a process dies."""
-    path = run_dir / ".lock"
-    with path.open("a") as file:
+    with ExitStack() as stack:
         try:
+            file = stack.enter_context((run_dir / ".lock").open("a"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{run_dir}: another run is writing here; wait for it or choose another folder") from None
+        except OSError as error:
+            raise UserError(f"{run_dir}: cannot be locked: {error}") from error
         yield
 
 
 def _write_manifest(path: Path) -> None:
-    files = {p.name: {"bytes": p.stat().st_size, "sha256": _hash_of_file(p)} for p in sorted(path.iterdir())}
-    (path / MANIFEST).write_text(json.dumps({"files": files, "sha256": _hash_of_list(files)}, indent=2) + "\n")
+    listed = {p.name: {"bytes": p.stat().st_size, "sha256": _hash_of_file(p)} for p in sorted(path.iterdir())}
+    (path / MANIFEST).write_text(json.dumps({"files": listed, "sha256": _hash_of_list(listed)}, indent=2) + "\n")
 
 
 def _hash_of_file(path: Path) -> str:
@@ -158,14 +160,6 @@ def _hash_of_file(path: Path) -> str:
 
 def _hash_of_list(files: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _move_aside(path: Path) -> None:

@@ -10,6 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 from core import config
+from core.distributed import leave_on_signals
 from core.errors import CommandError, UserError
 
 HELP_FLAGS = ("--help", "-h")
@@ -39,12 +40,22 @@ def run_verbs(verbs: dict[str, Verb], argv: list[str] | None, *, doc: str, defau
 
 def status_of(command: Callable[[], Any]) -> int:
     """Carries a command out and returns its exit status, as `run_verbs` says."""
+    undo = leave_on_signals()
+    status = _status_of(command)
+    if status != 75:  # after the first signal others may come until the process ends; they are to change nothing
+        undo()
+    return status
+
+
+def _status_of(command: Callable[[], Any]) -> int:
     try:
         command()
     except CommandError as error:
         return _report(error.problems, error.status)
     except KeyboardInterrupt:
         return _report(("interrupted",), 130)
+    except OSError as error:
+        return _report((str(error),), 1)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
             raise

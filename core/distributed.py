@@ -3,8 +3,9 @@
 import ctypes
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -127,3 +128,30 @@ class StopSignals:
         if number == signal.SIGINT and self.status:
             raise KeyboardInterrupt
         self.status = self.STATUS[signal.Signals(number)]
+
+
+def leave_on_signals() -> Callable[[], None]:
+    """From now on the same signals end this process in words, unless a run notes them; returns what undoes this.
+
+    For the time before the first update, when a scheduler that preempts a run would else see a process killed, not one
+    to requeue, and for that after the last. No exception can do it: libraries swallow those that come from nowhere.
+    The first Ctrl-C is left to Python.
+    """
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        return lambda: None
+    before = {number: signal.signal(number, _leave) for number in StopSignals.STATUS}
+
+    def undo() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    return undo
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(StopSignals.STATUS[signal.SIGINT]))
+        raise KeyboardInterrupt
+    if os.environ.get("RANK", "0") == "0":
+        os.write(2, b"\nstopped by a signal; the same command begins again, or goes on from what is saved\n")
+    os._exit(StopSignals.STATUS[signal.Signals(number)])  # any moment will do: what is on the disk is whole

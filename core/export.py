@@ -15,6 +15,7 @@ from core.batch import Batch
 from core.checkpoint import lock
 from core.config import Config, home
 from core.errors import UserError
+from core.files import flush, partial_of, write_whole
 from core.show import View
 
 PLAN = "export.json"  # what is being written; there before the first row
@@ -57,7 +58,7 @@ def export(view: View, identity: dict[str, Any], config: ExportConfig) -> Path:
         with lock(folder), tqdm(total=sum(stop - start for _, _, start, stop in left), unit="row", disable=None) as bar:
             for name, split, start, stop in left:
                 _write(view, folder / name, config.format, split, start, stop, bar)
-        _replace(folder / CARD, card(folder, plan, [name for name, *_ in files], has_text))
+        write_whole(folder / CARD, card(folder, plan, [name for name, *_ in files], has_text))
     rows = sum(config.sizes.values())
     print(f"{'already complete: ' if done else ''}{rows:,} examples in {len(files)} files, {folder}")
     print(f"load them with datasets.load_dataset({str(folder)!r})")
@@ -75,10 +76,10 @@ def begin(folder: Path, plan: dict[str, Any]) -> bool:
                 has = f"{key} {found.get(key)!r}, not {plan.get(key)!r}"
                 raise UserError(f"out: {folder} holds another export, with {has}; use another folder")
             return (folder / CARD).exists()
-        if folder.exists() and {path.name for path in folder.iterdir()} - {_partial(folder / PLAN).name}:
+        if folder.exists() and {path.name for path in folder.iterdir()} - {partial_of(folder / PLAN).name}:
             raise UserError(f"out: {folder} holds other files; use an empty folder or a new one")
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / PLAN, json.dumps(plan, indent=2) + "\n")
+        write_whole(folder / PLAN, json.dumps(plan, indent=2) + "\n")
     except (OSError, ValueError) as error:
         raise UserError(f"out: {folder} cannot be written: {getattr(error, 'strerror', None) or error}") from error
     return False
@@ -96,7 +97,7 @@ def _files(config: ExportConfig) -> Iterator[tuple[str, str, int, int]]:
 
 def _write(view: View, path: Path, kind: str, split: str, start: int, stop: int, bar: tqdm) -> None:
     """A file, complete or not there at all."""
-    partial = _partial(path)
+    partial = partial_of(path)
     partial.parent.mkdir(exist_ok=True)
     batches = ((view.batch(split, at, min(at + AT_ONCE, stop))) for at in range(start, stop, AT_ONCE))
     if kind == "parquet":
@@ -107,8 +108,7 @@ def _write(view: View, path: Path, kind: str, split: str, start: int, stop: int,
                 for row in rows_of(view, batch):
                     file.write(json.dumps(row) + "\n")
                 bar.update(len(batch.input_ids))
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
+    flush(partial)
     os.replace(partial, path)
 
 
@@ -176,13 +176,3 @@ Made by
 |---|---|
 {hashes}
 """
-
-
-def _replace(path: Path, text: str) -> None:
-    _partial(path).write_text(text)
-    os.replace(_partial(path), path)
-
-
-def _partial(path: Path) -> Path:
-    """The name of a file while it is written."""
-    return path.with_name(f".{path.name}.partial")

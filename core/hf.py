@@ -13,9 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from core.files import write_tensors
 from core.model import GPT, GPTConfig
 
 GPT2_NAMES = {  # ours -> theirs, inside a block
@@ -75,10 +76,10 @@ def save(model: nn.Module, folder: Path, pad_token: int | None = None, eos_token
     assert isinstance(model, GPT)
     special = {"bos_token_id": None, "eos_token_id": eos_token, "pad_token_id": pad_token}
     (folder / "config.json").write_text(json.dumps(config_to_hf(model.config) | special, indent=2) + "\n")
-    save_file(weights_to_hf(model), folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(weights_to_hf(model), folder / "model.safetensors", metadata={"format": "pt"})
     if model.config.tokens_per_number > 1:
         parts = {name: p.detach() for name, p in model.named_parameters() if name in PARTS_OF_POSITIONS}
-        save_file(parts, folder / POSITION_PARTS)
+        write_tensors(parts, folder / POSITION_PARTS)
 
 
 def load(folder: Path) -> GPT:

@@ -86,7 +86,7 @@ class RunConfig(Config, ABC):
             tracking.check_wandb(self.wandb_key)
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            (self.run_dir / ".lock").touch()
+            (self.run_dir / ".lock").open("a").close()
         except OSError as error:
             raise UserError(f"{self.folder_key}: {self.run_dir} cannot be written: {error.strerror}") from error
 

@@ -3,12 +3,14 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from core.errors import UserError
+from core.files import write_whole
 
 METRICS = "metrics.jsonl"
 
@@ -18,26 +20,33 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
     None of them is one that a checkpoint builds on: up to there the file is on the disk (see `Tracker.flush`).
     """
-    rows = []
-    for line in (run_dir / METRICS).read_bytes().splitlines(keepends=True):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if line.endswith(b"\n") and isinstance(row, dict):
-            rows.append(row)
-    return rows
+    return [row for row in map(_row, _lines(run_dir / METRICS)) if row is not None]
 
 
-def forget_after(run_dir: Path, step: int) -> None:
-    """Drops the lines of updates after `step`, which a resumed run will write again."""
+def _lines(path: Path) -> list[bytes]:
+    """Those that were ended, as the last one of a killed run may not be."""
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def forget_after(run_dir: Path, step: int, say: Callable[[str], None]) -> None:
+    """Drops the lines of updates after `step`, which a resumed run will write again, and those that are spoiled."""
     path = run_dir / METRICS
     if not path.exists():
         return
-    lines = [json.dumps(row) + "\n" for row in read_metrics(run_dir) if row["step"] <= step]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(lines))
-    partial.replace(path)
+    found = _lines(path)
+    rows = read_metrics(run_dir)
+    if len(rows) < len(found):
+        say(f"{path}: {len(found) - len(rows)} of {len(found)} lines cannot be read and are dropped")
+    lines = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
+    write_whole(path, "".join(lines))
 
 
 def check_wandb(key: str) -> None:

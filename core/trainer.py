@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from core import checkpoint, optim, rng, tracking
+from core import checkpoint, files, optim, rng, tracking
 from core.batch import SupervisedBatch
 from core.config import write_yaml
 from core.distributed import StopSignals, World
@@ -104,6 +104,7 @@ def train(
     """
     run = Run(model, plan, evaluate, settings, run_dir, world)
     with ExitStack() as stack:
+        stack.enter_context(run.failing_in_words())
         if world.is_main:
             stack.enter_context(checkpoint.lock(run_dir))
         run.restore(definition)
@@ -240,18 +241,32 @@ class Run:
         for step, (loss, norm), (_, targets, _) in zip(range(first, first + len(rows)), rows, self.unread, strict=True):
             self.state.window.append((loss, targets, norm))
             if not math.isfinite(loss) or not math.isfinite(norm):
-                self.fail(f"loss is {loss / targets:g} and gradient norm {norm:g} at step {step}")
+                self.diverged(f"loss is {loss / targets:g} and gradient norm {norm:g} at step {step}")
         self.unread = []
         vocabulary = math.log(self.model.num_tokens)
         is_first = first == 1 and self.settings.starts_blind
         if is_first and rows[0][0] / self.state.window[0][1] > 2 * vocabulary + 2:
             loss = rows[0][0] / self.state.window[0][1]
-            self.fail(f"first loss is {loss:.2f} nats, far above ln(vocabulary) = {vocabulary:.2f} of a blind guess")
+            self.diverged(
+                f"first loss is {loss:.2f} nats, far above ln(vocabulary) = {vocabulary:.2f} of a blind guess"
+            )
 
-    def fail(self, what: str) -> None:
-        steps = [step for step in checkpoint.list_steps(self.run_dir) if step <= self.state.step]  # later: damaged
-        last = f"last good checkpoint: {checkpoint.folder(self.run_dir, steps[-1])}" if steps else "no checkpoint yet"
-        raise RunFailed(f"{self.run_dir}: {what}; {last}. Try a lower lr, more warmup_steps or a smaller max_grad_norm")
+    def diverged(self, what: str) -> None:
+        self.fail(what, "Try a lower lr, more warmup_steps or a smaller max_grad_norm")
+
+    def fail(self, what: str, advice: str) -> None:
+        """Ends the run with what happened, what is left, and what to do."""
+        step = checkpoint.newest_intact(self.run_dir, say=lambda text: None)
+        last = "no checkpoint yet" if step is None else f"last good checkpoint: {checkpoint.folder(self.run_dir, step)}"
+        raise RunFailed(f"{self.run_dir}: {what}; {last}. {advice}")
+
+    @contextmanager
+    def failing_in_words(self) -> Iterator[None]:
+        """What the system refuses, such as space on a full disk, ends the run as what it is."""
+        try:
+            yield
+        except OSError as error:
+            self.fail(f"after step {self.state.step}: {error}", "Once that is mended, resume: true goes on from there")
 
     # --- Now and then
 
@@ -275,7 +290,7 @@ class Run:
         self.slices = self.evaluate(self.model, self.state.step)
         for where, values in self.slices:
             if not math.isfinite(values["loss"]):
-                self.fail(f"{where['split']} loss is {values['loss']:g} after step {self.state.step}")
+                self.diverged(f"{where['split']} loss is {values['loss']:g} after step {self.state.step}")
             self.tracker.log(self.where() | where, values)
         metrics = self.slices[0][1]
         self.tracker.show(val_loss=metrics["loss"], val_acc=metrics["accuracy"])
@@ -317,14 +332,11 @@ class Run:
         sources = {phase.name: phase.source.state_dict() for phase in self.plan}
         position = {**asdict(state), "window": window, "phase": phase.name}
         record = {**position, "sources": sources, "identity": self.identity}
-        try:
-            self.tracker.flush()
-            checkpoint.save(self.run_dir, state.step, self.model, self.optimizer, record, self.settings.pad_token)
-            if is_best:
-                checkpoint.link_best(self.run_dir, state.step)
-            checkpoint.prune(self.run_dir, state.step, self.settings.save_total_limit, set(self.settings.save_steps))
-        except OSError as error:
-            self.fail(f"cannot save step {state.step}: {error}")
+        self.tracker.flush()
+        checkpoint.save(self.run_dir, state.step, self.model, self.optimizer, record, self.settings.pad_token)
+        if is_best:
+            checkpoint.link_best(self.run_dir, state.step)
+        checkpoint.prune(self.run_dir, state.step, self.settings.save_total_limit, set(self.settings.save_steps))
 
     def window_of_all_ranks(self) -> list[tuple[float, float, float]]:
         """What a checkpoint holds, so that it does not matter how many ranks go on from it: the main one takes it."""
@@ -337,8 +349,9 @@ class Run:
         """Goes on from the newest intact checkpoint, or starts; then writes config.yaml. Raises UserError."""
         self.identity = json.loads(json.dumps(definition.identity))
         steps, run_dir = checkpoint.list_steps(self.run_dir), self.run_dir
-        if (best := run_dir / "best").is_dir() and not best.is_symlink():  # as a copy that follows links leaves it
-            raise UserError(f"{best} is a folder, where a link is to be made to the best checkpoint; move it away")
+        if (best := run_dir / "best").exists() and not best.is_symlink():  # as a copy that follows links leaves it
+            kind = "folder" if best.is_dir() else "file"
+            raise UserError(f"{best} is a {kind}, where a link is to be made to the best checkpoint; move it away")
         if steps and not self.settings.resume:
             raise UserError(f"{run_dir} already holds a run (checkpoint-{steps[-1]}); continue it with resume: true")
         found = checkpoint.newest_intact(run_dir, self.world.say) if self.world.is_main else None
@@ -350,8 +363,8 @@ class Run:
         elif self.settings.resume:
             self.world.say(f"{run_dir} has no checkpoint yet: starting at step 0")
         if self.world.is_main:
-            tracking.forget_after(run_dir, self.state.step if step >= 0 else -1)
-            (run_dir / "config.yaml").write_text(write_yaml(definition.config))
+            tracking.forget_after(run_dir, self.state.step if step >= 0 else -1, self.world.say)
+            files.write_whole(run_dir / "config.yaml", write_yaml(definition.config))
 
     def load(self, step: int, definition: Definition) -> None:
         path = checkpoint.folder(self.run_dir, step)
@@ -374,7 +387,7 @@ class Run:
 
     def summarise(self, waited: float) -> dict[str, Any]:
         """`waited`: seconds that updates waited for their data."""
-        seconds, state = time.perf_counter() - self.started, self.state
+        seconds, state = max(time.perf_counter() - self.started, 1e-9), self.state
         slices = self.slices or self.evaluate(self.model, state.step)  # of a run that had ended before
         steps = state.step - self.first_step
         summary = {
@@ -398,7 +411,7 @@ class Run:
             },
         }
         if self.world.is_main:
-            (self.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            files.write_whole(self.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
         return summary
 
 

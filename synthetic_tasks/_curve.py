@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from core.batch import Batch, concatenate
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Slices
+from core.files import write_whole
 from core.model import LanguageModel
 from core.plots import draw_panels
 from core.report import report
@@ -140,9 +140,7 @@ def write(path: Path, step: int, rows: list[Row]) -> None:
     table.writeheader()
     table.writerows(row for row in read(path) if int(row["step"]) < step)
     table.writerows(rows)
-    new = path.with_name(path.name + ".new")
-    new.write_text(text.getvalue())
-    os.replace(new, path)
+    write_whole(path, text.getvalue())
 
 
 def read(path: Path) -> list[Row]:

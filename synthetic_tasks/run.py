@@ -9,6 +9,7 @@ from core.config import home
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Slices, by_group
+from core.files import write_whole
 from core.model import GPT, LanguageModel
 from core.report import report, table
 from core.run_config import check_device, of_checkpoint
@@ -35,7 +36,7 @@ def train(config: SyntheticConfig) -> dict[str, Any]:
             world.say("measuring")
             sheet = Sheet(config.seed, "test", config.exam_examples, config.batch_size)
             summary["exam"] = examine(config.example_task, model, sheet)
-            (config.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            write_whole(config.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
             report(config.run_dir, summary, [plots.draw_run(config.run_dir)], ("split", "part"))
             print(table(summary["exam"], LABELS))
     return summary

@@ -9,6 +9,7 @@ from core import plots, rehearsal, trainer, transfer
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Slices
+from core.files import write_whole
 from core.model import GPT, LanguageModel
 from core.report import report
 from core.run_config import check_device
@@ -44,7 +45,7 @@ def train(config: AlgorithmicConfig) -> dict[str, Any]:
         summary["evaluation"].append({"split": "test", **test})
         summary["transfer"] = fates.rows()
         if world.is_main:
-            (config.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            write_whole(config.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
             report(config.run_dir, summary, [plots.draw_run(config.run_dir)], LABELS)
     return summary
 

@@ -14,10 +14,11 @@ from typing import NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.files import write_tensors
 from core.hf import UnreadableModel, fill, read_weights
 from core.model import LanguageModel, cross_entropy_sum, own_rows
 from synthetic_tasks.models.olmo3_config import Act, Olmo3Shape, Recurrence
@@ -291,9 +292,9 @@ class RecurrentOLMo3(LanguageModel):
         plain, own = self._split()
         if self.shape.tie_word_embeddings:
             del plain["lm_head.weight"]
-        save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
+        write_tensors(plain, folder / "model.safetensors", metadata={"format": "pt"})
         if own:
-            save_file(own, folder / RECURRENT)
+            write_tensors(own, folder / RECURRENT)
 
     @classmethod
     def from_pretrained(cls, folder: Path, recurrence: Recurrence | None = None, seed: int = 0) -> "RecurrentOLMo3":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core import hf
+from core import files, hf
 from downstream import cli
 
 SMALL = {"task": "forwardaddition_2", "max_steps": 3, "batch_size": 4, "device": "cpu"}
@@ -47,7 +47,7 @@ def refused(tmp_path, pretrained, capsys):
     pretrained("good")
     cut = pretrained("cut") / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:1000])
-    hf.save_file(hf.weights_to_hf(hf.load(tmp_path / "good")), tmp_path / "headless.safetensors")
+    files.write_tensors(hf.weights_to_hf(hf.load(tmp_path / "good")), tmp_path / "headless.safetensors")
 
     def refused(words, **keys) -> list[str]:
         flags = [w for key, v in keys.items() if v is not None for w in (f"--{key}", str(v).format(tmp=tmp_path))]

@@ -14,7 +14,7 @@ import torch
 import yaml
 from small_runs import flags, metrics
 
-from core import checkpoint, evaluate, rehearsal, trainer
+from core import checkpoint, evaluate, files, rehearsal, trainer
 from core.config import resolve
 from core.distributed import World
 from core.model import GPT
@@ -75,18 +75,20 @@ def test_weights_that_an_update_ruined_are_noticed_by_the_evaluation_after_it(tr
 
 
 def test_a_full_disk_ends_the_run_in_words_and_loses_nothing(train, monkeypatch, capsys):
-    save_file, calls = checkpoint.save_file, 0
+    write_tensors, calls = files.write_tensors, 0
 
     def save_until_full(*arguments):
         nonlocal calls
         calls += 1
         if calls == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save_file(*arguments)
+        write_tensors(*arguments)
 
-    monkeypatch.setattr(checkpoint, "save_file", save_until_full)
+    monkeypatch.setattr(files, "write_tensors", save_until_full)
     run = train(status=1)
-    assert "cannot save step 15" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "after step 15: [Errno 28] No space left on device" in error
+    assert f"last good checkpoint: {run}/checkpoint-10" in error
     assert checkpoint.list_steps(run) == [5, 10]
     assert not list(run.glob(".checkpoint*"))
     train(resume=True)

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from core import checkpoint, trainer
+from core import files, trainer
 
 
 def die() -> None:
@@ -36,7 +36,7 @@ def die_after_updates(updates: int, seconds: float) -> None:
 
 
 def die_in_a_save(calls: int) -> None:
-    flush = checkpoint._flush
+    flush = files.flush
 
     def flush_or_die(path):
         nonlocal calls
@@ -45,7 +45,7 @@ def die_in_a_save(calls: int) -> None:
             die()
         flush(path)
 
-    checkpoint._flush = flush_or_die
+    files.flush = flush_or_die
 
 
 def attempt(
