@@ -23,7 +23,7 @@ def test_a_reader_who_has_seen_enough_is_no_error():
 
 
 def test_a_terminal_that_cannot_write_a_sign_gets_its_number():
-    words = "inspect dataset=capo dataset.config.num_people=9 show=1".split()
+    words = ["inspect", "dataset=capo", "dataset.config.num_people=9", "show=1"]
     with start("synthetic_tasks.cli", *words, PYTHONIOENCODING="ascii") as command:
         out, err = command.communicate()
     assert (command.returncode, err) == (0, b"")
