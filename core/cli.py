@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import TextIOWrapper
 from itertools import takewhile
 from typing import Any
 
@@ -32,7 +33,7 @@ def run_verbs(verbs: dict[str, Verb], argv: list[str] | None, *, doc: str, defau
     """Runs `[VERB] [--config FILE] [--key value ...]` and returns the exit status.
 
     0 done, 1 the run failed, 2 the command cannot be carried out, 75 stopped by a signal and to be started again,
-    130 stopped by Ctrl-C. Errors meant for people are printed one line each, without a traceback.
+    130 stopped by Ctrl-C, 141 nobody reads any more. Errors meant for people are one line each, without a traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     return status_of(lambda: _run(verbs, arguments, doc, default))
@@ -40,6 +41,8 @@ def run_verbs(verbs: dict[str, Verb], argv: list[str] | None, *, doc: str, defau
 
 def status_of(command: Callable[[], Any]) -> int:
     """Carries a command out and returns its exit status, as `run_verbs` says."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names of tokens that a terminal cannot write
     undo = leave_on_signals()
     status = _status_of(command)
     if status != 75:  # after the first signal others may come until the process ends; they are to change nothing
@@ -50,10 +53,14 @@ def status_of(command: Callable[[], Any]) -> int:
 def _status_of(command: Callable[[], Any]) -> int:
     try:
         command()
+        print(end="", flush=True)
     except CommandError as error:
         return _report(error.problems, error.status)
     except KeyboardInterrupt:
         return _report(("interrupted",), 130)
+    except BrokenPipeError:  # as with `| head`: whoever read what this prints has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 141
     except OSError as error:
         return _report((str(error),), 1)
     except (MemoryError, RuntimeError) as error:

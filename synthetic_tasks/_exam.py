@@ -187,8 +187,9 @@ def knowledge(task: CapoTask, model: LanguageModel, sheet: Sheet) -> list[Row]:
 
 
 def _knowledge(task: CapoTask, model: LanguageModel, sheet: Sheet) -> list[Row]:
-    people = np.arange(min(sheet.examples, task.num_people)) * task.num_people // min(sheet.examples, task.num_people)
-    exposures = np.random.default_rng(sheet.seed).integers(task.exposures, size=len(people))
+    rng = np.random.default_rng(sheet.seed)
+    people = rng.choice(task.num_people, size=min(sheet.examples, task.num_people), replace=False)
+    exposures = rng.integers(task.exposures, size=len(people))
     batch = task.tell(people, exposures)
     spans = task.spans(batch)
     table, hits = _scores(model, batch, sheet.batch_size, task.pronouns)
@@ -205,8 +206,9 @@ def _knowledge(task: CapoTask, model: LanguageModel, sheet: Sheet) -> list[Row]:
             shares = {"accuracy": float(right[mine].mean()), "chance": capo.chance(field), "nats": costs[field]}
             rows.append({"templates": task.templates, "field": field, "questions": int(mine.sum()), **shares})
     name = costs.pop("name")
-    known = capo.bit_complexity(task.num_people, name, sum(costs.values()))
-    most = capo.most_bits(task.num_people)
+    untold = 0.0 if "pronoun" in costs else math.log(len(capo.bio.PRONOUNS))  # with repeat_name
+    known = capo.bit_complexity(task.num_people, name, sum(costs.values()) + untold)
+    most = capo.most_bits(task.num_people, untold)
     for what, bits, limit in (
         ("names", known.names, most.names),
         ("values", known.values, most.values),

@@ -359,9 +359,9 @@ def bit_complexity(num_people: int, name_nats: float, value_nats: float) -> Bits
     )
 
 
-def most_bits(num_people: int) -> Bits:
-    """What there is to know: which N of N0 names occur, N log2(N0 / N), and N log2(S0)."""
-    return bit_complexity(num_people, log(num_people), 0.0)
+def most_bits(num_people: int, untold_nats: float = 0.0) -> Bits:
+    """What there is to know: which N of N0 names occur, N log2(N0 / N), and N log2(S0), less what is told nowhere."""
+    return bit_complexity(num_people, log(num_people), untold_nats)
 
 
 @njit(cache=True, nogil=True)

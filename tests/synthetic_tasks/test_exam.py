@@ -184,6 +184,34 @@ def test_knowledge_of_a_model_that_recites_and_of_one_that_says_nothing():
     assert bits["names"]["most"] == pytest.approx(30 * math.log2(capo.bio.NAMES / 30) / parameters)
 
 
+class SaysHe(Recites):
+    """Takes everybody for a man and knows nothing else."""
+
+    def hidden(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+        x = torch.zeros(len(positions), self.num_tokens)
+        x[:, [ids[0] for ids in CapoTask().pronouns]] = 1
+        return x
+
+
+def test_the_people_asked_about_are_any_and_not_every_other_one():
+    task = CapoTask(num_people=800)
+    sheet = exam.Sheet(seed=0, split="test", examples=200, batch_size=50)
+    rows = {row["field"]: row for row in exam.knowledge(task, SaysHe([], task.num_tokens, task.block_size), sheet)}
+    assert rows["pronoun"]["questions"] == 200
+    assert 0.35 < rows["pronoun"]["accuracy"] < 0.65
+
+
+def test_nobody_is_credited_with_what_is_told_nowhere():
+    told, untold = CapoTask(num_people=12, exposures=2), CapoTask(num_people=12, exposures=2, repeat_name=True)
+    most = []
+    for task in (told, untold):
+        texts = [row for i in (0, 1) for row in rows_of(task, task.tell(np.arange(12), np.full(12, i)))]
+        values = {row["field"]: row for row in exam.knowledge(task, recites(task, texts), SHEET)}["values"]
+        assert values["bits_per_parameter"] <= values["most"]
+        most.append(values["most"])
+    assert (most[0] - most[1]) * task.num_tokens**2 == pytest.approx(12)  # a bit for each person
+
+
 class KnowsTheLaw(LanguageModel):
     is_stochastic = False
 
