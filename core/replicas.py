@@ -1,4 +1,4 @@
-"""Many seeds of one run at once: each a run of its own, in a folder of its own, all moved by one batched computation."""
+"""Many seeds at once: each a run of its own, in a folder of its own, all moved by one batched computation."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +75,7 @@ def rows_of_seeds(summaries: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | RunFailed]:
-    """Carries out runs that differ in their seeds alone; each comes to what `core.trainer.train` would make of it alone.
+    """Carries out runs that differ in their seeds alone; each comes to what `core.trainer.train` makes of it.
 
     Returns the summary of each, or why it failed, which does not keep the others from going on. Those that are behind
     go first, so that runs may start at different steps, as after one was resumed alone. Raises UserError before any
@@ -99,7 +99,9 @@ def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | Ru
                     run.draw_consequences(abreast.lr, stop_status)
             bar.update(len(moving))
             if stop_status and those_behind(runs, ended):
-                raise Interrupted(f"stopped by a signal at step {moving[0].state.step}; all runs are saved", stop_status)
+                raise Interrupted(
+                    f"stopped by a signal at step {moving[0].state.step}; all runs are saved", stop_status
+                )
     return [ended[number] for number in range(len(runs))]
 
 
@@ -117,9 +119,7 @@ def check(replicas: Sequence[Replica], world: World) -> None:
         assert other.model.config == first.model.config, "they differ in their shape"
 
 
-def open_all(
-    runs: Sequence[Run], definitions: Sequence[Definition], stack: ExitStack, ended: dict[int, Any]
-) -> None:
+def open_all(runs: Sequence[Run], definitions: Sequence[Definition], stack: ExitStack, ended: dict[int, Any]) -> None:
     """Opens each run's session. Raises UserError with the problems of all of them."""
     problems: list[str] = []
     for number, (run, definition) in enumerate(zip(runs, definitions, strict=True)):
@@ -167,14 +167,14 @@ class Abreast:
         self.runs, first = runs, runs[0]
         self.lr = 0.0
         self.settings, self.device = first.settings, first.world.device
-        self.model = StackedGPT([run.model for run in runs])
+        self.model = StackedGPT([run.model for run in runs if isinstance(run.model, GPT)])
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = optim.stacked([(run.model, run.optimizer) for run in runs], self.model)
         if self.settings.compile:
             self.model.compile_blocks()
 
     def update(self) -> Iterator[tuple[Run, list[SupervisedBatch], Tensor, Tensor]]:
-        """Moves the weights of all once. Gives each run with its micro-batches, its loss sum and its gradient's norm."""
+        """Moves the weights of all once. Gives each run with its micro-batches, loss sum and norm of the gradient."""
         step = self.runs[0].state.step
         phase, step_of_phase = self.runs[0].locate(step)
         self.lr = phase.lr(step_of_phase)
