@@ -68,10 +68,12 @@ def carry_out(config: T, prepare: Callable[[T, World], Replica], labels: Sequenc
 def rows_of_seeds(summaries: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     """The evaluations of all seeds, and the mean of each number over them."""
     rows = [{"seed": seed, **row} for seed, summary in summaries.items() for row in summary["evaluation"]]
-    return rows + [
-        same[0] | {"seed": "mean"} | {k: fmean(row[k] for row in same) for k, v in same[0].items() if type(v) is float}
-        for same in zip(*(summary["evaluation"] for summary in summaries.values()), strict=False)
-    ]
+    means = []
+    for same in zip(*(summary["evaluation"] for summary in summaries.values()), strict=False):
+        common = {key: value for key, value in same[0].items() if all(row.get(key) == value for row in same)}
+        numbers = {key: fmean(row[key] for row in same) for key, value in same[0].items() if isinstance(value, float)}
+        means.append({"seed": "mean", **common, **numbers})
+    return rows + means
 
 
 def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | RunFailed]:
@@ -99,9 +101,8 @@ def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | Ru
                     run.draw_consequences(abreast.lr, stop_status)
             bar.update(len(moving))
             if stop_status and those_behind(runs, ended):
-                raise Interrupted(
-                    f"stopped by a signal at step {moving[0].state.step}; all runs are saved", stop_status
-                )
+                step = moving[0].state.step
+                raise Interrupted(f"stopped by a signal; step {step} of each run that goes on is saved", stop_status)
     return [ended[number] for number in range(len(runs))]
 
 
@@ -115,7 +116,8 @@ def check(replicas: Sequence[Replica], world: World) -> None:
     if any(phase.pack_to for phase in first.plan):
         raise UserError("seeds: rows that share contexts cannot be trained side by side; set pack_to to null")
     for other in replicas[1:]:
-        assert replace(other.settings, seed=first.settings.seed) == first.settings, "they differ in more than the seed"
+        apart = {"seed": first.settings.seed, "wandb": first.settings.wandb}
+        assert replace(other.settings, **apart) == first.settings, "they differ in more than the seed"
         assert other.model.config == first.model.config, "they differ in their shape"
 
 
@@ -167,7 +169,7 @@ class Abreast:
         self.runs, first = runs, runs[0]
         self.lr = 0.0
         self.settings, self.device = first.settings, first.world.device
-        self.model = StackedGPT([run.model for run in runs if isinstance(run.model, GPT)])
+        self.model = StackedGPT([run.model for run in runs])
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = optim.stacked([(run.model, run.optimizer) for run in runs], self.model)
         if self.settings.compile:

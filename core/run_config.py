@@ -145,6 +145,7 @@ class SavedRunConfig(RunConfig):
             "project": self.wandb_project,
             "name": self.wandb_name,
             "mode": self.wandb_mode,
+            "reinit": "create_new",  # seeds trained at once are runs beside each other
             "dir": str(self.run_dir),
             "config": self.model_dump(),
             **resume,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.batch import IGNORE, SupervisedBatch
-from core.model import GPT, LARGE_VOCABULARY, cross_entropy_sum
+from core.model import GPT, LARGE_VOCABULARY, LanguageModel, cross_entropy_sum
 
 
 class StackedLinear(nn.Module):
@@ -62,8 +62,9 @@ class StackedGPT(GPT):
     Raises ValueError for dropout: one stream of random numbers cannot be that of each model.
     """
 
-    def __init__(self, models: Sequence[GPT]):
+    def __init__(self, models: Sequence[LanguageModel]):
         first, number = models[0], len(models)
+        assert isinstance(first, GPT)
         if first.config.dropout:
             raise ValueError("models side by side cannot draw the dropout that each would draw alone")
         with torch.device("meta"):
@@ -74,15 +75,17 @@ class StackedGPT(GPT):
                         setattr(module, name, STACKED[type(part)](part, number))
         self.number = number
         self.load_state_dict(self._take(models), assign=True)
+        for name, like in first.named_parameters():
+            self.get_parameter(name).requires_grad_(like.requires_grad)
         if first.config.positions == "rope":
             self.cos, self.sin = first.cos, first.sin
 
-    def _take(self, models: Sequence[GPT]) -> dict[str, nn.Parameter]:
+    def _take(self, models: Sequence[LanguageModel]) -> dict[str, nn.Parameter]:
         """The models' parameters as ones of the stack, of which theirs become views."""
         stack = {}
-        for name, like in models[0].named_parameters():
+        for name, _ in models[0].named_parameters():
             own = [model.get_parameter(name) for model in models]
-            stack[name] = nn.Parameter(torch.stack([p.detach() for p in own]), requires_grad=like.requires_grad)
+            stack[name] = nn.Parameter(torch.stack([p.detach() for p in own]))
             for p, view in zip(own, stack[name].detach(), strict=True):
                 p.data = view
         return stack | ({"head.weight": stack["wte.weight"]} if self.config.tied else {})
