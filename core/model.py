@@ -220,7 +220,7 @@ class GPT(LanguageModel):
         place, mask = own_rows(starts) if starts is not None else (slice(length), None)
         rotation = None
         if self.config.positions == "learned":
-            x = x + self.position_table()[place]
+            x = self.add_positions(x, place)
         else:
             rotation = (self.cos[place], self.sin[place])
             if starts is not None:
@@ -232,12 +232,16 @@ class GPT(LanguageModel):
         x = last(x, rotation, positions, mask)
         return self.ln_f(x)
 
+    def add_positions(self, x: Tensor, place: slice | Tensor) -> Tensor:
+        """x (B, T, C) with what is learned about its positions; `place`: the first T, or each token's own (B, T)."""
+        return x + self.position_table()[place]
+
     def position_table(self) -> Tensor:
         """What is learned about each position, (n_positions, C)."""
         table = self.wpe.weight
         if self.config.tokens_per_number > 1:
-            table = (table[:, None] + self.wde.weight).flatten(0, 1)  # (numbers, digits, C)
-        return table[: self.config.n_positions]
+            table = (table.unsqueeze(-2) + self.wde.weight.unsqueeze(-3)).flatten(-3, -2)  # (numbers, digits, C)
+        return table[..., : self.config.n_positions, :]
 
     def compile_blocks(self) -> None:
         """Compiles each block in place. Blocks share their code, so this is paid once, and once more for the last one,

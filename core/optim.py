@@ -1,5 +1,7 @@
 """Parameter groups, AdamW, and the optimiser's state as named tensors."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,33 @@ def adamw(
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+
+
+def stacked(of_each: Sequence[tuple[nn.Module, torch.optim.Optimizer]], stack: nn.Module) -> torch.optim.AdamW:
+    """One AdamW for models whose parameters `stack` holds side by side under the same names, along dimension 0.
+
+    It goes on from the states of the optimisers, which must have made equally many steps, and which become views.
+    """
+    model, optimizer = of_each[0]
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = [
+        {**group, "params": [stack.get_parameter(names[p]) for p in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    joint = torch.optim.AdamW(groups, fused=True)
+    for name in (names[p] for group in optimizer.param_groups for p in group["params"]):
+        parameter, states = stack.get_parameter(name), [o.state[m.get_parameter(name)] for m, o in of_each]
+        joint.state[parameter] = {
+            slot: torch.stack([state[slot] for state in states]) if value.dim() else value.clone()
+            for slot, value in states[0].items()
+        } or {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+        for number, state in enumerate(states):
+            state.update({slot: x[number] if x.dim() else x for slot, x in joint.state[parameter].items()})
+    return joint
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import torch
-from pydantic import ConfigDict, Field, create_model, field_validator
+from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
 
 from core import checkpoint, tracking
 from core.config import Config, Schema, home, resolve
@@ -20,6 +21,8 @@ from core.trainer import Settings
 
 T = TypeVar("T", bound=Config)
 FREE: Any = {"free": True}
+LARGEST_SEED = 2**64 - 1
+MOST_SEEDS = 1000  # in a range
 
 
 def free(default: Any, **settings: Any) -> Any:
@@ -94,6 +97,10 @@ class RunConfig(Config, ABC):
 class SavedRunConfig(RunConfig):
     """The keys of commands whose run lies in `save_dir/run_name`."""
 
+    seed: int
+    seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] | None = free(
+        None, description="in place of seed, several, trained at once as runs of their own: 0-9, or 0,3,7-9"
+    )
     save_dir: str = free(..., min_length=1, description="folder of the run; checkpoints are save_dir/checkpoint-N")
     run_name: str | None = free(None, description="subfolder of save_dir for this run")
     wandb_enable: bool = free(False, description="log to Weights & Biases as well")
@@ -101,6 +108,29 @@ class SavedRunConfig(RunConfig):
     wandb_name: str | None = free(None, description="its name for the run")
     wandb_mode: Literal["online", "offline"] = free("online", description="offline: to files that wandb sync uploads")
     resume_run_id: str | None = free(None, description="W&B id of the run to go on with")
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _spelt_out(cls, given: Any) -> Any:
+        return given if given is None else spelt_out(given)
+
+    @model_validator(mode="after")
+    def _seeds_can_be(self) -> Self:
+        if self.seeds is not None and self.resume_run_id is not None:
+            raise ValueError("resume_run_id names one run, but seeds asks for several")
+        return self
+
+    def of_each_seed(self) -> list[Self]:
+        """The configuration of each of `seeds` as if it were given alone, each in a folder of its own; or this one."""
+        return [self] if self.seeds is None else [self._of_seed(seed) for seed in self.seeds]
+
+    def _of_seed(self, seed: int) -> Self:
+        names = {key: f"{name}/seed{seed}" if name else f"seed{seed}" for key, name in self._names().items()}
+        return self.model_copy(update={"seeds": None, "seed": seed, **names})
+
+    def _names(self) -> dict[str, str | None]:
+        """The keys whose values tell apart runs that differ in the seed."""
+        return {"run_name": self.run_name, **({"wandb_name": self.wandb_name} if self.wandb_name else {})}
 
     @property
     def run_dir(self) -> Path:
@@ -115,6 +145,7 @@ class SavedRunConfig(RunConfig):
             "project": self.wandb_project,
             "name": self.wandb_name,
             "mode": self.wandb_mode,
+            "reinit": "create_new",  # seeds trained at once are runs beside each other
             "dir": str(self.run_dir),
             "config": self.model_dump(),
             **resume,
@@ -140,7 +171,7 @@ class TrainingConfig(SavedRunConfig):
     warmup_steps: int = Field(0, ge=0, description="updates over which the learning rate rises")
     min_lr_ratio: float = Field(0.1, ge=0, le=1, description="share of lr that cosine and linear end at")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices")
-    seed: int = Field(42, ge=0, le=2**64 - 1, description="of the initial weights, the data and dropout")
+    seed: int = Field(42, ge=0, le=LARGEST_SEED, description="of the initial weights, the data and dropout")
 
     eval_every_steps: int | None = Field(None, ge=1, description="updates between evaluations; null: save_every_steps")
     eval_examples: int = Field(640, ge=1, description="validation examples, the same ones each time")
@@ -192,6 +223,22 @@ class TrainingConfig(SavedRunConfig):
     def identity(self, world_size: int) -> dict[str, Any]:
         examples = self.batch_size * self.gradient_accumulation_steps * world_size
         return {**super().identity(world_size), "eval_every_steps": self.eval_every, "examples_per_update": examples}
+
+
+def spelt_out(given: Any) -> list[int]:
+    """Seeds such as `0-9` or [0, 3, "7-9"] as a list of integers. Raises ValueError in words."""
+    seeds: list[int] = []
+    for part in given if isinstance(given, list) else str(given).split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", str(part))
+        if match is None or isinstance(part, bool):
+            raise ValueError(f"{part!r} is no seed and no range of seeds; write 0-9, or 0,3,7-9")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < first + MOST_SEEDS:
+            raise ValueError(f"{part!r} is no range of up to {MOST_SEEDS} seeds; write 0-9, or 0,3,7-9")
+        seeds += range(first, last + 1)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"{given!r} names {'a seed twice' if seeds else 'no seed'}")
+    return seeds
 
 
 def with_parameters(base: type[T], package: str, values: dict[str, Any]) -> type[T]:

@@ -83,16 +83,24 @@ class Wandb:
 
 
 class Tracker:
-    """Writes metrics and draws the bar. On ranks other than the main one (`is_main` false) it does nothing."""
+    """Writes metrics and, if `is_shown`, draws the bar. On ranks other than the main one it does nothing."""
 
-    def __init__(self, run_dir: Path, step: int, total: int, is_main: bool, wandb: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        run_dir: Path,
+        step: int,
+        total: int,
+        is_main: bool,
+        wandb: dict[str, Any] | None = None,
+        is_shown: bool = True,
+    ):
         self._file = (run_dir / METRICS).open("a") if is_main else None
         on_terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             initial=step,
             unit="step",
-            disable=not is_main,
+            disable=not (is_main and is_shown),
             dynamic_ncols=on_terminal,
             mininterval=0.2 if on_terminal else 15,
         )

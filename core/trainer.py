@@ -103,35 +103,20 @@ def train(
     everything saved).
     """
     run = Run(model, plan, evaluate, settings, run_dir, world)
-    with ExitStack() as stack:
-        stack.enter_context(run.failing_in_words())
-        if world.is_main:
-            stack.enter_context(checkpoint.lock(run_dir))
-        run.restore(definition)
-        stop = stack.enter_context(StopSignals())
-        run.tracker = stack.enter_context(Tracker(run_dir, run.state.step, run.total, world.is_main, settings.wandb))
-        batches = stack.enter_context(
-            Prefetcher(run.make_update, start=run.state.step, stop=run.total, workers=settings.workers)
-        )
-        if run.state.step == 0:
-            run.measure()
+    with StopSignals() as stop, run.session(definition):
         for phase, step in run.remaining():
-            stop_status = run.update(batches.take(run.state.step), phase.lr(step), stop.status)
-            if run.is_due(settings.eval_every) and run.measure_and_judge() is Verdict.CHANGED:
-                batches.restart(run.state.step)
-            if run.is_due(settings.log_every):  # after the evaluation, which may find that this was the last update
-                run.log(phase.lr(step))
-            if run.is_save_due() or stop_status:
-                run.save()
+            stop_status = run.update(run.batches.take(run.state.step), phase.lr(step), stop.status)
+            run.draw_consequences(phase.lr(step), stop_status)
             if stop_status and not run.is_done():
                 raise Interrupted(f"stopped by a signal; step {run.state.step} is saved in {run.newest}", stop_status)
-        return run.summarise(batches.waited)
+        return run.summarise()
 
 
 class Run:
-    """The parts of a run, which `train` moves on."""
+    """The parts of a run, which `train` moves on, or `core.replicas` together with others."""
 
     tracker: Tracker
+    batches: Prefetcher
 
     def __init__(
         self,
@@ -156,6 +141,23 @@ class Run:
         self.slices: Slices = []  # the last evaluation
         self.saveable_loss: float | None = None  # validation loss of the very weights at hand, if it was measured
         self.first_step, self.started = 0, time.perf_counter()
+
+    @contextmanager
+    def session(self, definition: Definition, is_shown: bool = True) -> Iterator[None]:
+        """Holds the run's folder and all that updates need, from where the run stands. `is_shown`: with a bar."""
+        with ExitStack() as stack:
+            stack.enter_context(self.failing_in_words())
+            if self.world.is_main:
+                stack.enter_context(checkpoint.lock(self.run_dir))
+            self.restore(definition)
+            step, settings = self.state.step, self.settings
+            tracker = Tracker(self.run_dir, step, self.total, self.world.is_main, settings.wandb, is_shown)
+            self.tracker = stack.enter_context(tracker)
+            prefetcher = Prefetcher(self.make_update, start=step, stop=self.total, workers=settings.workers)
+            self.batches = stack.enter_context(prefetcher)
+            if step == 0:
+                self.measure()
+            yield
 
     # --- Where the run stands
 
@@ -209,16 +211,29 @@ class Run:
         optim.set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.note(batches, int(all_tokens), loss, norm)
+        return (stop_status or 75) if signals else 0
 
+    def note(self, batches: list[SupervisedBatch], tokens: int, loss: Tensor, norm: Tensor) -> None:
+        """Counts an update that moved the weights: tokens of all ranks, this rank's loss sum, the gradient's norm."""
+        state = self.state
         state.step += 1
-        state.examples += W * sum(batch.examples for batch in batches)
-        state.tokens += int(all_tokens)
+        state.examples += self.world.size * sum(batch.examples for batch in batches)
+        state.tokens += tokens
         self.saveable_loss = None
         self.tracker.advance()
-        self.unread.append((loss, targets, norm))
+        self.unread.append((loss, float(sum(len(batch.labels) for batch in batches)), norm))
         if self.world.device.type == "cpu" or state.step == 1:
             self.read()  # free on a CPU; a GPU would be waited for, so there only when something is due
-        return (stop_status or 75) if signals else 0
+
+    def draw_consequences(self, lr: float, stop_status: int) -> None:
+        """Evaluates, logs and saves after an update, as far as each is due."""
+        if self.is_due(self.settings.eval_every) and self.measure_and_judge() is Verdict.CHANGED:
+            self.batches.restart(self.state.step)
+        if self.is_due(self.settings.log_every):  # after the evaluation, which may find that this was the last update
+            self.log(lr)
+        if self.is_save_due() or stop_status:
+            self.save()
 
     def backward(self, batches: list[SupervisedBatch], scale: float) -> Tensor:
         """Gradients of scale * loss over the micro-batches, all-reduced once. Returns the unscaled loss sum."""
@@ -385,8 +400,8 @@ class Run:
 
     # --- The end
 
-    def summarise(self, waited: float) -> dict[str, Any]:
-        """`waited`: seconds that updates waited for their data."""
+    def summarise(self) -> dict[str, Any]:
+        """What the run came to, also written to `summary.json`."""
         seconds, state = max(time.perf_counter() - self.started, 1e-9), self.state
         slices = self.slices or self.evaluate(self.model, state.step)  # of a run that had ended before
         steps = state.step - self.first_step
@@ -404,7 +419,7 @@ class Run:
                 "steps": steps,
                 "seconds": round(seconds, 2),
                 "steps_per_second": round(steps / seconds, 3),
-                "data_wait_share": round(waited / seconds, 4),
+                "data_wait_share": round(self.batches.waited / seconds, 4),
                 "device": str(self.world.device),
                 "world_size": self.world.size,
                 "torch": torch.__version__,

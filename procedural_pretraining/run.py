@@ -3,12 +3,13 @@
 from functools import lru_cache
 from typing import Any
 
-from core import hf, plots, rehearsal, trainer
+from core import hf, plots, rehearsal
 from core.config import home
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Evaluation, Slices, by_group
 from core.model import GPT, LanguageModel
+from core.replicas import Replica, carry_out
 from core.report import report, table
 from core.run_config import check_device, of_checkpoint
 from core.source import TaskSource
@@ -20,18 +21,24 @@ from procedural_pretraining.length_curriculum import LengthCurriculum
 LABELS = ("seq_length", "part")
 
 
-def train(config: PretrainingConfig) -> dict[str, Any]:
-    """Pretrains, evaluates, saves and draws. Returns the summary that is in `run_dir/summary.json`."""
-    check_splits(config)
-    config.check_machine()
-    with join(config.device) as world:
-        model, source, plan, settings = build(config, world)
-        definition = Definition(config.model_dump(), config.identity(world.size), MAY_GROW)
-        evaluate = LengthTable(config, source, world)
-        summary = trainer.train(model, plan, evaluate, settings, config.run_dir, definition, world)
+def train(config: PretrainingConfig) -> list[dict[str, Any]]:
+    """Pretrains, evaluates, saves and draws. Returns the summary that is in `run_dir/summary.json`, of each seed."""
+    for one in config.of_each_seed():
+        check_splits(one)
+        one.check_machine()
+    return carry_out(config, prepare, LABELS)
+
+
+def prepare(config: PretrainingConfig, world: World) -> Replica:
+    model, source, plan, settings = build(config, world)
+    definition = Definition(config.model_dump(), config.identity(world.size), MAY_GROW)
+
+    def conclude(summary: dict[str, Any]) -> None:
         if world.is_main:
             report(config.run_dir, summary, [plots.draw_run(config.run_dir)], LABELS)
-    return summary
+
+    evaluate = LengthTable(config, source, world)
+    return Replica(model, plan, evaluate, settings, config.run_dir, definition, conclude)
 
 
 def rehearse(config: PretrainingConfig) -> None:

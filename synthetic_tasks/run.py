@@ -11,6 +11,7 @@ from core.errors import UserError
 from core.evaluate import Slices, by_group
 from core.files import write_whole
 from core.model import GPT, LanguageModel
+from core.replicas import Replica, carry_out
 from core.report import report, table
 from core.run_config import check_device, of_checkpoint
 from core.show import View, inspect
@@ -23,15 +24,19 @@ from synthetic_tasks.config import MAY_GROW, ExamConfig, ExamOfTask, InspectConf
 from synthetic_tasks.models.recurrent_olmo3 import RecurrentOLMo3
 
 
-def train(config: SyntheticConfig) -> dict[str, Any]:
-    """Trains, examines, saves and draws. Returns the summary that is in `run_dir/summary.json`."""
-    check_splits(config)
-    config.check_machine()
-    with join(config.device) as world:
-        model, plan, settings = build(config, world)
-        definition = Definition(config.model_dump(), config.identity(world.size), MAY_GROW)
-        evaluate = validation(config, world)
-        summary = trainer.train(model, plan, evaluate, settings, config.run_dir, definition, world)
+def train(config: SyntheticConfig) -> list[dict[str, Any]]:
+    """Trains, examines, saves and draws. Returns the summary that is in `run_dir/summary.json`, of each seed."""
+    for one in config.of_each_seed():
+        check_splits(one)
+        one.check_machine()
+    return carry_out(config, prepare, ("split", "part"))
+
+
+def prepare(config: SyntheticConfig, world: World) -> Replica:
+    model, plan, settings = build(config, world)
+    definition = Definition(config.model_dump(), config.identity(world.size), MAY_GROW)
+
+    def conclude(summary: dict[str, Any]) -> None:
         if world.is_main:
             world.say("measuring")
             sheet = Sheet(config.seed, "test", config.exam_examples, config.batch_size)
@@ -39,7 +44,8 @@ def train(config: SyntheticConfig) -> dict[str, Any]:
             write_whole(config.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
             report(config.run_dir, summary, [plots.draw_run(config.run_dir)], ("split", "part"))
             print(table(summary["exam"], LABELS))
-    return summary
+
+    return Replica(model, plan, validation(config, world), settings, config.run_dir, definition, conclude)
 
 
 def rehearse(config: SyntheticConfig) -> None:
@@ -56,7 +62,7 @@ def check_splits(config: SyntheticConfig) -> None:
         draw_block(config.example_task, config.seed, split, 0)
 
 
-def build(config: SyntheticConfig, world: World) -> tuple[LanguageModel, list[Phase], Settings]:
+def build(config: SyntheticConfig, world: World) -> tuple[GPT, list[Phase], Settings]:
     task = config.example_task
     source = TaskSource(task, config.seed)
     plan = [Phase(config.task, source, config.max_steps, config.batch_size, config.lr_at, pack_to=config.pack_to)]

@@ -152,6 +152,9 @@ class AlgorithmicConfig(SavedRunConfig):
             rope_theta=like.rope_theta if like else GPTConfig.rope_theta,
         )
 
+    def _names(self) -> dict[str, str | None]:
+        return {key: name for key, name in super()._names().items() if name}  # a folder named by itself tells the seed
+
     @property
     def run_dir(self) -> Path:
         return home(self.save_dir) / (self.run_name or f"{self.task}__{self.seed}_{self.digest()}")

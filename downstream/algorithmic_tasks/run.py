@@ -5,12 +5,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from core import plots, rehearsal, trainer, transfer
+from core import plots, rehearsal, transfer
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Slices
 from core.files import write_whole
 from core.model import GPT, LanguageModel
+from core.replicas import Replica, carry_out
 from core.report import report
 from core.run_config import check_device
 from core.schedule import factor
@@ -24,30 +25,35 @@ from downstream.algorithmic_tasks.exam import Exam, QuestionSource
 LABELS = ("split", "questions")
 
 
-def train(config: AlgorithmicConfig) -> dict[str, Any]:
-    """Transfers, trains, tests, saves and draws. Returns the summary that is in `run_dir/summary.json`."""
+def train(config: AlgorithmicConfig) -> list[dict[str, Any]]:
+    """Transfers, trains, tests, saves and draws. Returns the summary in `run_dir/summary.json`, of each seed."""
     check_device(config.device)
-    check_splits(config)
-    with join(config.device) as world:
-        model, fates = build_model(config)
-        config.check_machine()
-        announce(fates, world)
-        plan, settings = build_plan(config, world)
-        exam = partial(Exam, config.question, config.seed, batch_size=config.micro_batch, world=world)
-        validation = exam(split="validation", examples=config.validation_size)
+    for one in config.of_each_seed():
+        check_splits(one)
+    return carry_out(config, prepare, LABELS)
 
-        def evaluate(model: LanguageModel, step: int) -> Slices:
-            return [({"split": "validation"}, validation(model))]
 
-        definition = Definition(config.model_dump(), config.identity(world.size), MAY_GROW)
-        summary = trainer.train(model, plan, evaluate, settings, config.run_dir, definition, world)
+def prepare(config: AlgorithmicConfig, world: World) -> Replica:
+    model, fates = build_model(config)
+    config.check_machine()
+    announce(fates, world)
+    plan, settings = build_plan(config, world)
+    exam = partial(Exam, config.question, config.seed, batch_size=config.micro_batch, world=world)
+    validation = exam(split="validation", examples=config.validation_size)
+
+    def evaluate(model: LanguageModel, step: int) -> Slices:
+        return [({"split": "validation"}, validation(model))]
+
+    def conclude(summary: dict[str, Any]) -> None:
         test = exam(split="test", examples=config.eval_size)(model)
         summary["evaluation"].append({"split": "test", **test})
         summary["transfer"] = fates.rows()
         if world.is_main:
             write_whole(config.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
             report(config.run_dir, summary, [plots.draw_run(config.run_dir)], LABELS)
-    return summary
+
+    definition = Definition(config.model_dump(), config.identity(world.size), MAY_GROW)
+    return Replica(model, plan, evaluate, settings, config.run_dir, definition, conclude)
 
 
 def rehearse(config: AlgorithmicConfig) -> None:

@@ -1,0 +1,210 @@
+"""Many seeds at once: each a run of its own, in a folder of its own, all moved by one batched computation."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from core import optim, trainer
+from core.batch import SupervisedBatch
+from core.distributed import StopSignals, World, join
+from core.errors import Interrupted, RunFailed, UserError
+from core.model import GPT, loss_sum
+from core.report import table
+from core.run_config import SavedRunConfig
+from core.stacked import StackedGPT, side_by_side
+from core.trainer import Definition, Evaluate, Phase, Run, Settings
+
+T = TypeVar("T", bound=SavedRunConfig)
+
+
+class Replica(NamedTuple):
+    """What `core.trainer.train` is given for a run, but for the world; and what follows when its summary is there."""
+
+    model: GPT
+    plan: Sequence[Phase]
+    evaluate: Evaluate
+    settings: Settings
+    run_dir: Path
+    definition: Definition
+    conclude: Callable[[dict[str, Any]], None]  # tests, adds to the summary, draws, reports
+
+    @property
+    def arguments(self) -> tuple[GPT, Sequence[Phase], Evaluate, Settings, Path, Definition]:
+        return self[:6]
+
+
+def carry_out(config: T, prepare: Callable[[T, World], Replica], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The run that `config` describes, or with `seeds` one for each; returns the summaries. `labels`: as in `table`.
+
+    Raises as `train`, and RunFailed with a line for each run that failed, once the others have ended.
+    """
+    configs = config.of_each_seed()
+    with join(config.device) as world:
+        replicas = [prepare(one, world) for one in configs]
+        if config.seeds is None:
+            ends: Sequence[dict[str, Any] | RunFailed] = [trainer.train(*replicas[0].arguments, world)]
+        else:
+            ends = train(replicas, world)
+        summaries = {one.seed: end for one, end in zip(configs, ends, strict=True) if not isinstance(end, RunFailed)}
+        for one, replica in zip(configs, replicas, strict=True):
+            if one.seed in summaries:
+                replica.conclude(summaries[one.seed])
+        if config.seeds is not None:
+            world.say(f"\n{len(summaries)} seeds\n{table(rows_of_seeds(summaries), ['seed', *labels])}")
+    failures = [problem for end in ends if isinstance(end, RunFailed) for problem in end.problems]
+    if failures:
+        raise RunFailed(*failures)
+    return list(summaries.values())
+
+
+def rows_of_seeds(summaries: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The evaluations of all seeds, and the mean of each number over them."""
+    rows = [{"seed": seed, **row} for seed, summary in summaries.items() for row in summary["evaluation"]]
+    means = []
+    for same in zip(*(summary["evaluation"] for summary in summaries.values()), strict=False):
+        common = {key: value for key, value in same[0].items() if all(row.get(key) == value for row in same)}
+        numbers = {key: fmean(row[key] for row in same) for key, value in same[0].items() if isinstance(value, float)}
+        means.append({"seed": "mean", **common, **numbers})
+    return rows + means
+
+
+def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | RunFailed]:
+    """Carries out runs that differ in their seeds alone; each comes to what `core.trainer.train` makes of it.
+
+    Returns the summary of each, or why it failed, which does not keep the others from going on. Those that are behind
+    go first, so that runs may start at different steps, as after one was resumed alone. Raises UserError before any
+    work, Interrupted after a signal, with everything saved.
+    """
+    check(replicas, world)
+    runs = [Run(*replica.arguments[:-1], world) for replica in replicas]
+    ended: dict[int, dict[str, Any] | RunFailed] = {}
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopSignals())
+        open_all(runs, [replica.definition for replica in replicas], stack, ended)
+        bar = stack.enter_context(progress(runs))
+        abreast: Abreast | None = None
+        while moving := those_behind(runs, ended):
+            if abreast is None or abreast.runs != moving:
+                abreast = Abreast(moving)
+            stop_status = stop.status
+            for run, batches, loss, norm in abreast.update():
+                with failing_alone(runs.index(run), ended), run.failing_in_words():
+                    run.note(batches, sum(batch.input_ids.numel() for batch in batches), loss, norm)
+                    run.draw_consequences(abreast.lr, stop_status)
+            bar.update(len(moving))
+            if stop_status and those_behind(runs, ended):
+                step = moving[0].state.step
+                raise Interrupted(f"stopped by a signal; step {step} of each run that goes on is saved", stop_status)
+    return [ended[number] for number in range(len(runs))]
+
+
+def check(replicas: Sequence[Replica], world: World) -> None:
+    """Raises UserError for what cannot be computed side by side."""
+    first = replicas[0]
+    if world.size > 1:
+        raise UserError("seeds: they share one process; under torchrun give each process seeds of its own, or one seed")
+    if first.model.config.dropout:
+        raise UserError("seeds: what dropout draws for one cannot be drawn for all at once; set dropout to 0")
+    if any(phase.pack_to for phase in first.plan):
+        raise UserError("seeds: rows that share contexts cannot be trained side by side; set pack_to to null")
+    for other in replicas[1:]:
+        alike = replace(other.settings, seed=first.settings.seed, wandb=first.settings.wandb)
+        assert alike == first.settings, "they differ in more than the seed"
+        assert other.model.config == first.model.config, "they differ in their shape"
+
+
+def open_all(runs: Sequence[Run], definitions: Sequence[Definition], stack: ExitStack, ended: dict[int, Any]) -> None:
+    """Opens each run's session. Raises UserError with the problems of all of them."""
+    problems: list[str] = []
+    for number, (run, definition) in enumerate(zip(runs, definitions, strict=True)):
+        try:
+            with failing_alone(number, ended):
+                stack.enter_context(run.session(definition, is_shown=False))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*problems)
+
+
+@contextmanager
+def failing_alone(number: int, ended: dict[int, Any]) -> Iterator[None]:
+    """Notes that a run failed, in place of ending all."""
+    try:
+        yield
+    except RunFailed as error:
+        ended[number] = error
+        tqdm.write(f"{error}; the others go on")
+
+
+def those_behind(runs: Sequence[Run], ended: dict[int, Any]) -> list[Run]:
+    """The runs that have made the fewest updates, of those that go on. The others that are done are summarised."""
+    for number, run in enumerate(runs):
+        if number not in ended and run.is_done():
+            ended[number] = run.summarise()
+    left = [run for number, run in enumerate(runs) if number not in ended]
+    step = min((run.state.step for run in left), default=0)
+    return [run for run in left if run.state.step == step]
+
+
+def progress(runs: Sequence[Run]) -> tqdm:
+    total, done = sum(run.total for run in runs), sum(run.state.step for run in runs)
+    return tqdm(total=total, initial=done, unit="step", desc=f"{len(runs)} runs", dynamic_ncols=True, mininterval=1)
+
+
+class Abreast:
+    """Runs that have made equally many updates, and make the next ones together, in one model and one optimiser.
+
+    What a run holds of both are views into these, so that it measures and saves itself as if it were alone.
+    """
+
+    def __init__(self, runs: list[Run]):
+        self.runs, first = runs, runs[0]
+        self.lr = 0.0
+        self.settings, self.device = first.settings, first.world.device
+        self.model = StackedGPT([run.model for run in runs])
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = optim.stacked([(run.model, run.optimizer) for run in runs], self.model)
+        if self.settings.compile:
+            self.model.compile_blocks()
+
+    def update(self) -> Iterator[tuple[Run, list[SupervisedBatch], Tensor, Tensor]]:
+        """Moves the weights of all once. Gives each run with its micro-batches, loss sum and norm of the gradient."""
+        step = self.runs[0].state.step
+        phase, step_of_phase = self.runs[0].locate(step)
+        self.lr = phase.lr(step_of_phase)
+        taken = [run.batches.take(step) for run in self.runs]
+        targets = torch.tensor([sum(len(batch.labels) for batch in batches) for batches in taken])
+        losses = self.backward(taken, 1 / targets.to(self.device))
+        norms = clip_each_(self.parameters, self.settings.max_grad_norm or math.inf)
+        optim.set_lr(self.optimizer, self.lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return zip(self.runs, taken, losses, norms, strict=True)
+
+    def backward(self, taken: list[list[SupervisedBatch]], scale: Tensor) -> Tensor:
+        """Gradients of each run's scale * loss over its micro-batches. Returns the unscaled loss sums, (N,)."""
+        total = torch.zeros(len(taken), device=self.device)
+        for micro in zip(*taken, strict=True):
+            batch = side_by_side(micro).pinned(self.device).to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+                losses = loss_sum(self.model, batch)
+            (losses * scale).sum().backward()  # no model's weights are in another's loss
+            total += losses.detach()
+        return total
+
+
+def clip_each_(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+    """Scales each model's gradients down to the norm `max_norm`, as `clip_grad_norm_`; returns their norms, (N,)."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = torch.linalg.vector_norm(torch.stack([g.flatten(1).norm(dim=1) for g in gradients]), dim=0)
+    factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, [factors.view(-1, *[1] * (g.dim() - 1)) for g in gradients])
+    return norms

@@ -1,0 +1,243 @@
+"""Seeds trained at once end as runs of one seed each."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import flags, metrics
+
+from core import checkpoint, hf
+from core.run_config import spelt_out
+from core.trainer import Run
+from procedural_pretraining import cli
+
+TOLERANCE = 1e-5
+HUNDRED = {"max_steps": 100, "save_every_steps": 50, "lr": 1e-3, "eval_every_steps": 25}
+
+
+def assert_close(one, other, place: str = "") -> None:
+    """Equal, but for rounding: what nested values hold, and floats to TOLERANCE."""
+    assert type(one) is type(other), place
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            assert_close(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), place
+        for number, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_close(a, b, f"{place}[{number}]")
+    elif isinstance(one, float):
+        assert math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE), (place, one, other)
+    else:
+        assert one == other, place
+
+
+def names(run_dir: Path) -> set[str]:
+    """Every file and folder of a run but those of the clock."""
+    return {str(path.relative_to(run_dir)) for path in run_dir.rglob("*")}
+
+
+def assert_same_run(together: Path, alone: Path) -> None:
+    assert names(together) == names(alone)
+    assert (together / "best").readlink() == (alone / "best").readlink()
+    assert_close(metrics(together), metrics(alone), "metrics")
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (together, alone)]
+    for summary in summaries:
+        for key in ("session", "checkpoint", "best"):
+            del summary[key]
+    assert_close(*summaries, "summary")
+    for step in checkpoint.list_steps(alone):
+        for file in ("model.safetensors", "optimizer.safetensors"):
+            mine, theirs = (load_file(run / f"checkpoint-{step}" / file) for run in (together, alone))
+            assert mine.keys() == theirs.keys()
+            for name in mine:
+                torch.testing.assert_close(
+                    mine[name], theirs[name], atol=TOLERANCE, rtol=0, msg=f"{step} {file} {name}"
+                )
+        states = [checkpoint.read_state(run / f"checkpoint-{step}") for run in (together, alone)]
+        assert_close(*states, f"state {step}")
+        assert checkpoint.damage(together / f"checkpoint-{step}") is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"positions": "rope", "tied": "false", "gradient_accumulation_steps": 2,
+         "warmup_steps": 5, "max_grad_norm": 0.1},
+        {"task": "mixture", "seq_length": None, "vocab_size": None, "parts": "[{task: set, weight: 1, seq_length: 7, "
+         "vocab_size: 12}, {task: stack, weight: 1, seq_length: 5, vocab_size: 9}]"},
+        {"max_grad_norm": "null", "eval_lengths": "[3]", "save_steps": "[7]", "save_total_limit": 1, "num_workers": 0},
+    ],
+    ids=["plain", "rope", "mixture of lengths", "limits"],
+)  # fmt: skip
+def test_each_seed_is_the_run_that_it_would_be_alone_after_100_updates(train, changes):
+    together = train("together", **HUNDRED, seeds="3,5-6", **changes)
+    for seed in (3, 5, 6):
+        alone = train(f"alone{seed}", **HUNDRED, seed=seed, **changes)
+        assert_same_run(together / f"seed{seed}", alone)
+    assert sorted(path.name for path in together.iterdir()) == ["seed3", "seed5", "seed6"]
+    losses = [metrics(together / f"seed{seed}")[1]["loss"] for seed in (3, 5, 6)]
+    assert len(set(losses)) == 3, "seeds must differ, or there is nothing to show"
+
+
+def test_runs_that_grow_or_end_at_different_updates(train):
+    growing = {
+        "seq_length": 5, "vocab_size": 8, "use_curriculum": True, "curriculum_mastery_threshold": 0.28,
+        "curriculum_step_size": 1, "eval_every_steps": 4, "save_every_steps": 10, "max_steps": 120, "patience": 9,
+        "lr": 3e-3,
+    }  # fmt: skip
+    together = train("together", seeds="0-3", **growing)
+    ends, growth = set(), set()
+    for seed in range(4):
+        alone = train(f"alone{seed}", seed=seed, **growing)
+        assert_same_run(together / f"seed{seed}", alone)
+        summary = json.loads((alone / "summary.json").read_text())
+        ends.add(summary["step"])
+        growth.add(json.dumps(summary["sources"]))
+    assert len(ends) > 1, "must end apart"
+    assert len(growth) > 1, "must grow apart"
+
+
+def test_interrupted_together_they_go_on_together_or_alone(train, tmp_path, capsys):
+    keys = {"max_steps": 60, "lr": 1e-3}
+    whole = train("whole", seeds="0-2", **keys)
+
+    def send_when_training_has_begun():
+        while not list((tmp_path / "cut" / "seed2").glob("checkpoint-5")):
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=send_when_training_has_begun, daemon=True).start()
+    cut = train("cut", status=75, seeds="0-2", **keys)
+    steps = {checkpoint.list_steps(cut / f"seed{seed}")[-1] for seed in range(3)}
+    (step,) = steps
+    assert 5 <= step < 60
+    assert f"step {step} of each" in capsys.readouterr().err
+
+    apart = tmp_path / "apart"
+    shutil.copytree(cut, apart, symlinks=True)
+    train("cut", seeds="0-2", resume=True, **keys)
+    for seed in range(3):
+        for file in ("metrics.jsonl", "checkpoint-60/model.safetensors", "checkpoint-60/optimizer.safetensors"):
+            one, other = (folder / f"seed{seed}" / file for folder in (whole, cut))
+            assert one.read_bytes() == other.read_bytes(), "resumed together it is the same to the last bit"
+
+    own = str(apart / "seed1" / "config.yaml")
+    assert cli.main(["--config", own, "--save_dir", str(apart), "--resume"]) == 0
+    train("apart", seeds="0-2", resume=True, **keys)  # one of them is at its end, the others are not
+    for seed in range(3):
+        assert metrics(apart / f"seed{seed}")[-1]["step"] == 60
+        assert_close(metrics(apart / f"seed{seed}"), metrics(whole / f"seed{seed}"))
+
+
+def test_one_that_was_resumed_alone_is_caught_up_with(train):
+    keys = {"lr": 1e-3, "lr_schedule": "constant"}
+    whole = train("whole", seeds="0-2", max_steps=40, **keys)
+    run = train("run", seeds="0-2", max_steps=10, **keys)
+    train("run", run_name="seed1", seed=1, max_steps=20, resume=True, **keys)
+    train("run", seeds="0-2", max_steps=40, resume=True, **keys)
+    for seed in range(3):
+        assert_close(metrics(run / f"seed{seed}")[-1], metrics(whole / f"seed{seed}")[-1])
+
+
+def test_killed_at_random_moments_and_during_saves_they_end_as_if_they_had_not_been(train, tmp_path):
+    keys = {"seeds": "0-2", "max_steps": 100, "lr": 1e-3, "save_every_steps": 6, "save_total_limit": 3}
+    whole = train("whole", **keys)
+    script = Path(__file__).parents[1] / "support" / "kill_and_resume.py"
+    killed = tmp_path / "killed"
+    command = [sys.executable, script, "3", "8", "procedural_pretraining.cli"]
+    command += flags(save_dir=killed, resume=True, **keys)
+    environment = {**os.environ, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "killed 8 times" in done.stdout
+    for seed in range(3):
+        assert_close(metrics(killed / f"seed{seed}"), metrics(whole / f"seed{seed}"))
+        assert checkpoint.list_steps(killed / f"seed{seed}") == checkpoint.list_steps(whole / f"seed{seed}")
+
+
+def test_one_that_diverges_ends_with_its_reason_and_the_others_go_on(train, monkeypatch, capsys):
+    keys = {"lr": 1e-3, "max_steps": 30}
+    whole = train("whole", seeds="0-2", **keys)
+    note = Run.note
+
+    def spoil(self, *arguments):
+        note(self, *arguments)
+        if self.settings.seed == 1 and self.state.step == 12:
+            with torch.no_grad():
+                self.model.wte.weight.fill_(torch.nan)
+
+    monkeypatch.setattr(Run, "note", spoil)
+    run = train("run", seeds="0-2", status=1, **keys)
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(errors) == 1
+    assert f"{run}/seed1: loss is nan and gradient norm nan at step 13" in errors[0]
+    assert f"last good checkpoint: {run}/seed1/checkpoint-10" in errors[0]
+    assert checkpoint.list_steps(run / "seed1") == [5, 10]
+    for seed in (0, 2):
+        assert_close(metrics(run / f"seed{seed}"), metrics(whole / f"seed{seed}"))
+        assert (run / f"seed{seed}" / "summary.json").exists()
+
+
+def test_a_checkpoint_loads_alone_and_is_measured_by_the_command(train, capsys):
+    together = train("together", seeds="4,9")
+    model = hf.load(together / "seed9" / "best")
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert cli.main(["evaluate", "--checkpoint", str(together / "seed9" / "checkpoint-20"), "--examples", "64"]) == 0
+    assert "exact_match" in capsys.readouterr().out
+
+
+def test_the_report_ends_with_all_seeds_and_their_mean(train, capsys):
+    together = train("together", seeds="4,9")
+    last = capsys.readouterr().out.splitlines()[-4:]
+    assert last[0].split()[:2] == ["seed", "seq_length"]
+    values = [float(line.split()[2]) for line in last[1:]]
+    assert [line.split()[0] for line in last[1:]] == ["4", "9", "mean"]
+    assert math.isclose(values[2], sum(values[:2]) / 2, abs_tol=1e-4)
+    assert math.isclose(values[1], metrics(together / "seed9")[-1].get("loss"), abs_tol=1) or values[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seeds": "0-1", "dropout": 0.1}, "set dropout to 0"),
+        ({"seeds": "0-1", "resume_run_id": "abc"}, "resume_run_id names one run"),
+        ({"seeds": "3-1"}, "'3-1' is no range"),
+        ({"seeds": "0-99999"}, "is no range of up to 1000 seeds"),
+        ({"seeds": "1,1"}, "a seed twice"),
+        ({"seeds": "0-2,2"}, "a seed twice"),
+        ({"seeds": "one"}, "'one' is no seed"),
+        ({"seeds": "[]"}, "no seed"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words_before_anything_is_written(train, capsys, changes, words):
+    run = train("run", status=2, **changes)
+    assert words in capsys.readouterr().err
+    assert not list(run.rglob("checkpoint-*")) + list(run.rglob("metrics.jsonl"))
+
+
+def test_folders_that_hold_runs_are_all_named(train, capsys):
+    run = train("run", seeds="0-1")
+    train("run", status=2, seeds="0-2")
+    error = capsys.readouterr().err
+    assert f"{run}/seed0 already holds a run" in error
+    assert f"{run}/seed1 already holds a run" in error
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [("0-9", [*range(10)]), ("0,3,7-9", [0, 3, 7, 8, 9]), ([0, 3, "7-9"], [0, 3, 7, 8, 9]), ("5", [5]), (5, [5])],
+)
+def test_seeds_are_spelt_out(given, seeds):
+    assert spelt_out(given) == seeds
