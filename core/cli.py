@@ -44,8 +44,11 @@ def status_of(command: Callable[[], Any]) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names of tokens that a terminal cannot write
     undo = leave_on_signals()
-    status = _status_of(command)
-    if status != 75:  # after the first signal others may come until the process ends; they are to change nothing
+    try:
+        status = _status_of(command)
+    except KeyboardInterrupt:  # once more, while the first was being answered
+        status = 130
+    if status not in (75, 130):  # after the first signal others may come until the process ends; they change nothing
         undo()
     return status
 

@@ -35,7 +35,9 @@ def test_a_storm_of_signals(trial, tmp_path, moment, signals):
 def test_ctrl_c_again_and_again(trial, tmp_path, moment):
     run = tmp_path / "run"
     outcome = trial.run(run, ("storm", {"first": moment, "signals": [INT], "every": 0.003}))
-    in_words(outcome, 130)
+    if outcome.status != 0:  # the storm may have come too late to stop it
+        in_words(outcome, 130)
+    assert outcome.status or moment == "summarise"
     trial.goes_on(run, f"Ctrl-C from {moment} on")
 
 

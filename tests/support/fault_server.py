@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -27,6 +28,7 @@ from typing import Any
 
 import faults
 import torch
+from tqdm import tqdm
 
 from core import plots
 from procedural_pretraining import cli as pretraining
@@ -78,6 +80,7 @@ def carry_out(order: dict[str, Any], output: int) -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.environ.update(order.get("environ", {}))
+        tqdm.set_lock(threading.RLock())  # its own is shared by all forks, and stays locked by one that is killed
         main = importlib.import_module(order["module"]).main
         for name, keywords in order["faults"]:
             getattr(faults, name)(**keywords)
