@@ -75,7 +75,7 @@ class Examples(TaskSource):
 
     def on_evaluation(self, step: int, metrics: dict[str, float]) -> Verdict:
         K = self.task.K
-        if self._mastery is None or self._hops[-1] == K or metrics[f"hop_{K}"] < self._mastery:
+        if self._mastery is None or self._hops[-1] == K or metrics["mastered"] < K:
             return Verdict.GO_ON
         self.task = self.task.replace(K=self._hops[self._hops.index(K) + 1])
         return Verdict.CHANGED
@@ -125,8 +125,9 @@ class HopTable:
             seen = step * config.batch_size * config.gradient_accumulation_steps * self._world.size
             write(self._path, step, [{"step": step, "examples_seen": seen, **row} for row in rows])
         mean = {name: sum(row[name] for row in rows) / len(rows) for name in ("loss", "accuracy", "token")}
-        each = {f"hop_{row['hop']}": row["accuracy"] for row in rows}
-        slices: list[tuple[dict[str, int | str], dict[str, float]]] = [({"split": "validation"}, mean | each)]
+        if config.grow_hops is not None:
+            mean["mastered"] = max((row["hop"] for row in rows if row["accuracy"] >= config.grow_hops), default=0)
+        slices: list[tuple[dict[str, int | str], dict[str, float]]] = [({"split": "validation"}, mean)]
         for row in rows:
             where = {"split": "validation", "slice": "hop", "hop": row["hop"]}
             slices.append((where, {name: row[name] for name in ("loss", "accuracy", "first_token", "token")}))
