@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import FrameType
 from typing import ClassVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 
@@ -44,11 +43,9 @@ class World:
         if self.is_main:
             tqdm.write(text)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with gradients averaged over ranks after each backward pass outside `no_sync`."""
-        if self.size == 1:
-            return model
-        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None)
+    def wait_for_all(self) -> None:
+        """Returns once every rank has called it."""
+        self.sum([0.0])
 
 
 def pick_device(device: str | int) -> torch.device:
@@ -84,8 +81,12 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def join(device: str | int = "auto") -> Iterator[World]:
-    """The world that `torchrun` describes in the environment, or a world of one."""
+def join(device: str | int = "auto", timeout: timedelta = timedelta(minutes=10)) -> Iterator[World]:
+    """The world that `torchrun` describes in the environment, or a world of one.
+
+    `timeout`: how long a rank waits for the others. One that dies is noticed at once; one that hangs, or whose machine
+    went away, only by this.
+    """
     chosen = pick_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -96,7 +97,7 @@ def join(device: str | int = "auto") -> Iterator[World]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield World(device=chosen)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
     finally:

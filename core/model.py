@@ -7,11 +7,12 @@ import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from core.batch import SupervisedBatch
 
@@ -136,6 +137,7 @@ class LanguageModel(nn.Module, ABC):
     num_tokens: int  # V
     n_positions: int  # longest sequence
     is_stochastic: bool  # whether training draws random numbers, beside the data
+    recomputes: bool = False  # blocks keep their input alone for the backward pass, which computes them once more
 
     @abstractmethod
     def hidden(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
@@ -163,6 +165,12 @@ class LanguageModel(nn.Module, ABC):
         """
         x = self.hidden(input_ids, positions, starts)
         return self.head(x) if labels is None else cross_entropy_sum(x, self.head.weight, labels)
+
+    def through(self, block: nn.Module, *inputs: Any) -> Tensor:
+        """What a block makes of its inputs (Chen et al., 2016, if the model recomputes)."""
+        if not (self.recomputes and torch.is_grad_enabled()):
+            return block(*inputs)
+        return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=self.is_stochastic)
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
@@ -228,8 +236,8 @@ class GPT(LanguageModel):
         x = self.dropout(x)
         *body, last = self.blocks
         for block in body:
-            x = block(x, rotation, None, mask)
-        x = last(x, rotation, positions, mask)
+            x = self.through(block, x, rotation, None, mask)
+        x = self.through(last, x, rotation, positions, mask)
         return self.ln_f(x)
 
     def add_positions(self, x: Tensor, place: slice | Tensor) -> Tensor:
