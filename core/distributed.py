@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import threading
 import time
@@ -15,6 +16,8 @@ from typing import ClassVar
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
+
+LOST = re.compile("gloo|nccl|timed out|connection (closed|reset)|broken pipe", re.IGNORECASE)  # their words for it
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,12 @@ class World:
         total = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(total)
         return total.tolist()
+
+    def loss_of_rank(self, error: RuntimeError) -> str | None:
+        """What PyTorch says of another rank that ended or does not answer, if that is what the error is about."""
+        if self.size == 1 or not LOST.search(str(error)):
+            return None
+        return re.split(r"\n|\. ", re.sub(r"^\[\S+\] ", "", str(error).strip()))[0]
 
     def say(self, text: str) -> None:
         """Prints a line, once, above a progress bar if there is one."""
@@ -123,12 +132,19 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.status:
             raise KeyboardInterrupt
         self.status = self.STATUS[signal.Signals(number)]
+
+
+def ignore_orders_to_stop() -> None:
+    """For a process that is about to end by itself, and still has to say why: torchrun tells it to stop meanwhile."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def leave_on_signals() -> Callable[[], None]:

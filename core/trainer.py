@@ -15,7 +15,7 @@ from torch import Tensor
 from core import checkpoint, files, hf, optim, rng, tracking
 from core.batch import SupervisedBatch
 from core.config import write_yaml
-from core.distributed import StopSignals, World
+from core.distributed import StopSignals, World, ignore_orders_to_stop
 from core.errors import Interrupted, RunFailed, UserError
 from core.evaluate import Slices
 from core.model import LanguageModel, loss_sum
@@ -307,11 +307,19 @@ class Run:
 
     @contextmanager
     def failing_in_words(self) -> Iterator[None]:
-        """What the system refuses, such as space on a full disk, ends the run as what it is."""
+        """What the system refuses, such as space on a disk, and the loss of a rank end the run as what they are."""
+        advice = "resume: true goes on from there"
         try:
             yield
+        except RuntimeError as error:
+            lost = self.world.loss_of_rank(error)
+            if lost is None:
+                raise
+            ignore_orders_to_stop()
+            what = f"after step {self.state.step}: one of the {self.world.size} processes ended or hangs ({lost})"
+            self.fail(what, f"What became of it is said by itself or by torchrun; {advice}")
         except OSError as error:
-            self.fail(f"after step {self.state.step}: {error}", "Once that is mended, resume: true goes on from there")
+            self.fail(f"after step {self.state.step}: {error}", f"Once that is mended, {advice}")
 
     # --- Now and then
 
