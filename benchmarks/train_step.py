@@ -3,10 +3,11 @@
 python -m benchmarks.train_step [--json FILE] [--sizes 12_12_768,2_4_16] [--rounds 7] [--batch_size 64]
 
 "bare" is what one writes by hand around our model: nothing is logged, checked, or ready to be resumed. "plain" is the
-same around GPT2LMHeadModel, "earlier" that loop as it was once set. All start from the same weights, and the first loss is checked to be the same. Each has a process of its own, as in real
-use: within one, memory that our loop keeps would be lent to the others. They take turns, in rounds of some seconds, so
-that whatever else the machine does falls on each alike. Data is made within our step, while the others are given
-batches that lie ready. On a CPU with bf16 arithmetic our loop takes a fifth turn, with `precision: bf16`.
+same around GPT2LMHeadModel, "earlier" that loop as it was once set. All start from the same weights, and the first loss
+is checked to be the same. Each has a process of its own, as in real use: within one, memory that our loop keeps would
+be lent to the others. They take turns, in rounds of some seconds, so that whatever else the machine does falls on each
+alike. Data is made within our step, while the others are given batches that lie ready. On a CPU with bf16 arithmetic
+our loop takes a fifth turn, with `precision: bf16`.
 """
 
 import argparse
@@ -327,9 +328,8 @@ def main(argv: list[str] | None = None) -> None:
     on_gpu = device.type == "cuda"
     print(report.sentence(machine))
     print(f"sort, seq_length 64, vocab_size 100; {'bf16' if on_gpu else 'fp32'} on {device}, a process each")
-    print(
-        "ours with its data; bare: a loop by hand around our model; plain: transformers' GPT-2, SDPA, no dropout, fused AdamW, batches lie ready;"
-    )
+    print("ours with its data; bare: a loop by hand around our model, batches lie ready;")
+    print("plain: as bare, but transformers' GPT-2 (SDPA, no dropout, fused AdamW);")
     print("earlier: as plain, but dropout 0.1, AdamW parameter by parameter")
     print(f"medians of {options.rounds} turns each, data: share of our step (bar: under {GENERATION_BAR:.0%})\n")
     print(report.line(list(COLUMNS), widths))
