@@ -51,8 +51,8 @@ def rehearse(config: CurveConfig) -> None:
 class Examples(TaskSource):
     """Training examples of Depo: always new ones, or the first `count` again and again; all for K steps, or growing.
 
-    Growing, they begin with the first of `growing` as K. As often as an evaluation finds the present K mastered, the next
-    one takes its place; the last is K of the task.
+    Growing, they begin with the first of `growing` as K. As often as an evaluation finds the present K mastered, the
+    next one takes its place; the last is K of the task.
     """
 
     task: DepoTask

@@ -255,7 +255,7 @@ def test_few_examples_come_again_and_again():
     from synthetic_tasks.depo import DepoTask
 
     task = DepoTask(N=5, K=2, M=2, mini_vocab=4)
-    source = Examples(task, 0, 7, None, [1])
+    source = Examples(task, 0, 7)
     rows = [row["input_ids"] for row in task.take(0, 7)]
     found = [row["input_ids"] for row in task.examples(source.batch("train", 5, 30))]
     assert found == [rows[i % 7] for i in range(5, 30)]
