@@ -22,7 +22,8 @@ class StackedLinear(nn.Module):
         self.bias = None if like.bias is None else nn.Parameter(like.bias.new_empty(number, *like.bias.shape))
 
     def forward(self, x: Tensor, outputs: slice | None = None) -> Tensor:
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias = self.bias
         if outputs is not None:
             weight, bias = weight[:, outputs], bias[:, outputs]
         rows = x.reshape(len(weight), -1, x.shape[-1])
