@@ -22,10 +22,7 @@ class StackedLinear(nn.Module):
         self.bias = None if like.bias is None else nn.Parameter(like.bias.new_empty(number, *like.bias.shape))
 
     def forward(self, x: Tensor, outputs: slice | None = None) -> Tensor:
-        weight: Tensor = self.weight
-        bias = self.bias
-        if outputs is not None:
-            weight, bias = weight[:, outputs], bias[:, outputs]
+        weight, bias = (p if p is None or outputs is None else p[:, outputs] for p in (self.weight, self.bias))
         rows = x.reshape(len(weight), -1, x.shape[-1])
         y = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
         return y.reshape(*x.shape[:-1], y.shape[-1])
