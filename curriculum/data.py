@@ -64,8 +64,8 @@ def initialize(config: InitializeConfig) -> list[dict[str, Any]]:
     rows = []
     with files.lock(folder):
         earlier: list[TokenFile] = []
-        for number, (text, source) in enumerate(zip(config.texts, sources, strict=True), start=1):
-            introduce(text, number, len(config.texts))
+        for text, source in zip(config.texts, sources, strict=True):
+            introduce(config, text)
             made = make(config, text, source, chosen, earlier)
             earlier += made
             rows.append(row_of(text, made))
@@ -74,12 +74,12 @@ def initialize(config: InitializeConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def introduce(text: Text, number: int, count: int) -> None:
-    print(f"\n[Stage {number}/{count}] {text.name}\n  Dataset: {text.dataset_key}\n  Block size: {text.block_size}")
+def introduce(config: DataConfig, text: Text) -> None:
+    number = config.texts.index(text) + 1
+    place = f"Stage {number}/{len(config.stages)}" if isinstance(text, CurriculumStage) else "Held out"
+    print(f"\n[{place}] {text.name}\n  Dataset: {text.dataset_key}\n  Block size: {text.block_size}")
     if isinstance(text, CurriculumStage):
         print(f"  Epochs: {text.n_epochs}" if text.n_tokens is None else f"  Tokens: {text.n_tokens:,}")
-    else:
-        print("  Held out: no stage trains on it")
     print("  Items: " + ("all" if text.n_items is None else f"{text.n_items:,}"), flush=True)
 
 
