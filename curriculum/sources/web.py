@@ -1,0 +1,189 @@
+"""`custom-scrape`: the texts of a list of pages, PDFs and blog posts, fetched with manners and within limits.
+
+The folder that it is given holds afterwards `manifest.jsonl`, a line for each page (`curriculum.scraping.manifest`),
+and the cache, `pages/`.
+"""
+
+import asyncio
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx
+from tqdm import tqdm
+
+from core.checkpoint import lock
+from core.errors import UserError
+from curriculum.scraping.cache import Cache, Entry
+from curriculum.scraping.config import WebPage, WebSources
+from curriculum.scraping.failure import Failure, printable
+from curriculum.scraping.fetcher import Fetcher, Visit
+from curriculum.scraping.hosts import name_of
+from curriculum.scraping.manifest import MANIFEST, Journal, Record
+from curriculum.scraping.sandbox import Extract, Sandbox, fingerprint
+
+PACKAGES = ("trafilatura", "lxml_html_clean", "pypdf")  # of the processes that extract text
+
+
+def scrape(config: WebSources, folder: Path) -> Iterator[str]:
+    """Fetches what is missing of the list, reports, and gives the texts in the order of the list.
+
+    One that was killed goes on where it was. Pages that fail are left out; why is in the manifest. Raises UserError
+    before any work, OSError if the folder cannot be written.
+    """
+    pages = check(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder):
+        cache = Cache(folder / "pages", fingerprint(config))
+        records = fetch(config, pages, cache, folder)
+        report(records, folder / MANIFEST)
+        for record in records:
+            if not record.failure:
+                extract = cache.text(record.url, record.sha256)
+                assert extract is not None, f"the text of {record.url} was there a moment ago"
+                yield extract.text
+
+
+def check(config: WebSources) -> list[WebPage]:
+    """The pages to fetch, each once. Raises UserError if there is nothing to fetch, or a package is missing."""
+    if not config.urls:
+        raise UserError("urls: is empty; custom-scrape needs a list of pages, as configs/web_sources.yaml explains")
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise UserError(f"custom-scrape: packages are missing; pip install {' '.join(missing)}")
+    pages = list({page.url: page for page in reversed(config.urls)}.values())[::-1]
+    if len(pages) < len(config.urls):
+        print(f"{len(config.urls) - len(pages)} URLs stand in the list more than once; the first counts")
+    return pages
+
+
+def fetch(config: WebSources, pages: Sequence[WebPage], cache: Cache, folder: Path) -> list[Record]:
+    """A record for each page; those without a failure have their text in the cache."""
+    identity = hashlib.sha256(config.model_dump_json(exclude={"urls"}).encode()).hexdigest()
+    journal = Journal(folder, identity)
+    try:
+        asyncio.run(Scrape(config, cache, journal).run(pages))
+    except* OSError as group:  # such as a full disk, for the first page or for all
+        raise group.exceptions[0] from None
+    finally:
+        journal.close()
+    return journal.finish(pages)
+
+
+class Scrape:
+    """Pages of different hosts are fetched side by side, those of a host one after the other."""
+
+    def __init__(self, config: WebSources, cache: Cache, journal: Journal):
+        self.config, self.cache, self.journal = config, cache, journal
+        self.fetcher = Fetcher(config)
+        self.sandboxes: asyncio.Queue[Sandbox] = asyncio.Queue()
+
+    async def run(self, pages: Sequence[WebPage]) -> None:
+        by_host: dict[str, list[WebPage]] = defaultdict(list)
+        for page in pages:
+            if not self._is_done(page):
+                by_host[name_of(httpx.URL(page.url))].append(page)
+        left = sum(map(len, by_host.values()))
+        sandboxes = [Sandbox(self.config) for _ in range(min(4, os.cpu_count() or 1))]
+        for sandbox in sandboxes:
+            self.sandboxes.put_nowait(sandbox)
+        try:
+            with tqdm(total=len(pages), initial=len(pages) - left, unit="page", disable=None) as bar:
+                async with asyncio.TaskGroup() as group:
+                    for of_host in by_host.values():
+                        group.create_task(self._fetch_in_turn(of_host, bar))
+        finally:
+            await self.fetcher.close()
+            for sandbox in sandboxes:
+                await sandbox.close()
+
+    def _is_done(self, page: WebPage) -> bool:
+        """Whether this scrape has dealt with a page before it was interrupted."""
+        record = self.journal.done.get(page.url)
+        return record is not None and bool(record.failure or self.cache.text(page.url, record.sha256))
+
+    async def _fetch_in_turn(self, pages: Sequence[WebPage], bar: tqdm) -> None:
+        for page in pages:
+            self.journal.write(await self._record(page))
+            bar.update()
+
+    async def _record(self, page: WebPage) -> Record:
+        visit = Visit(page.url, self.config.max_seconds, self.config.max_bytes)
+        record = Record(page.url, page.licence, when=now())
+        try:
+            entry, record.from_cache, note = await self._entry(visit)
+            record = replace(record, final_url=entry.final_url, status=entry.status, when=entry.checked)
+            record = replace(record, content_type=entry.content_type, sha256=entry.sha256, bytes=entry.bytes)
+            extract = await self._text(entry)
+            notes = [text for text in (note, extract.note) if text]
+            return replace(record, characters=len(extract.text), note="; ".join(notes))
+        except Failure as failure:
+            if record.sha256 is None:  # it is the last answer's, for want of a body
+                record = replace(record, final_url=str(visit.url), status=visit.status, content_type=visit.content_type)
+            return replace(record, failure=failure.kind, detail=failure.detail)
+
+    async def _entry(self, visit: Visit) -> tuple[Entry, bool, str]:
+        """The page as the cache or the server has it, whether it is the cache's, and a note. Raises Failure."""
+        url = str(visit.first)
+        entry = self.cache.entry(url)
+        if entry is not None and self._is_fresh(entry):
+            return entry, True, ""
+        visit.headers = entry.validators if entry is not None else {}
+        try:
+            answer = await self.fetcher.page(visit)
+        except Failure as failure:
+            if entry is None or not (failure.is_passing or failure.kind == "too slow"):
+                raise
+            return entry, True, f"could not be asked for again: {failure}"
+        if answer.status == 304 and entry is not None:
+            entry = replace(entry, checked=now())
+            self.cache.put(entry)
+            return entry, True, ""
+        entry = Entry(
+            url=url,
+            final_url=str(visit.url),
+            status=answer.status,
+            content_type=visit.content_type,
+            etag=answer.headers.get("etag", ""),
+            last_modified=answer.headers.get("last-modified", ""),
+            checked=now(),
+            sha256=hashlib.sha256(answer.body).hexdigest(),
+            bytes=len(answer.body),
+        )
+        self.cache.put(entry, answer.body)
+        return entry, False, ""
+
+    def _is_fresh(self, entry: Entry) -> bool:
+        days = self.config.max_age_days
+        return days is None or datetime.now(UTC) - datetime.fromisoformat(entry.checked) < timedelta(days=days)
+
+    async def _text(self, entry: Entry) -> Extract:
+        if extract := self.cache.text(entry.url, entry.sha256):
+            return extract
+        sandbox = await self.sandboxes.get()
+        try:
+            extract = await sandbox.extract(self.cache.body_path(entry.url), entry.content_type)
+        finally:
+            self.sandboxes.put_nowait(sandbox)
+        self.cache.put_text(entry, extract)
+        return extract
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def report(records: Sequence[Record], manifest: Path) -> None:
+    """Says what came, what did not and why, and where it is written down."""
+    came = [record for record in records if not record.failure]
+    cached = sum(record.from_cache for record in came)
+    characters = sum(record.characters or 0 for record in came)
+    print(f"fetched   {len(came):,} of {len(records):,} pages ({cached:,} from the cache), {characters:,} characters")
+    for failure, times in Counter(record.failure for record in records if record.failure).most_common():
+        example = next(record for record in records if record.failure == failure)
+        print(f"left out  {times:,}: {printable(failure)}, such as {printable(example.url, 100)}")
+    print(f"manifest  {manifest}")
