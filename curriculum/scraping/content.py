@@ -69,7 +69,7 @@ def _codec(name: str) -> str | None:
     """Python's name for a charset, or None for what is none."""
     try:
         python = codecs.lookup(name).name.replace("-", "_")
-        b"".decode(name)  # not every codec makes text of bytes
+        b"0".decode(name, "replace")  # not every codec makes text of bytes
     except (LookupError, ValueError):
         return None
     return None if python in NO_CHARSET else "cp1252" if python in LATIN else python

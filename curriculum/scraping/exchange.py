@@ -5,6 +5,7 @@ import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 
 import certifi
 import httpx
@@ -90,6 +91,7 @@ class Connector:
         await self.transport.aclose()
 
 
+@cache
 def trusted() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certifi.where())
 

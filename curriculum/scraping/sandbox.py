@@ -106,10 +106,10 @@ def _in_a_fork(order: dict[str, Any]) -> bytes:
     with os.fdopen(output, "rb") as file:
         answer = file.read()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status == 0:
+    if status == 0 and answer:
         return answer
     words = {-signal.SIGALRM: f"took longer than {order['extract_seconds']:g} s"}
-    detail = words.get(status, f"ended with status {status}; perhaps it needs more than extract_megabytes")
+    detail = words.get(status, f"ended with status {status}")
     return json.dumps({"kind": "text extraction", "detail": detail}).encode()
 
 
@@ -124,6 +124,8 @@ def _carry_out(order: dict[str, Any], output: int) -> None:
             answer: dict[str, str] = extract(order)._asdict()
         except Failure as failure:
             answer = {"kind": failure.kind, "detail": failure.detail}
+        except MemoryError:
+            answer = {"kind": "text extraction", "detail": f"needs more than {order['extract_megabytes']} MB"}
         with os.fdopen(output, "wb") as file:
             file.write(json.dumps(answer).encode())
         os._exit(0)

@@ -1,0 +1,359 @@
+"""Whole scrapes of real servers on loopback addresses."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from small_pdfs import encrypted, pdf
+from web_server import (
+    Handler,
+    Site,
+    cut_off,
+    dripping,
+    endless,
+    in_turn,
+    redirect,
+    serving,
+    text,
+)
+
+from core.config import check, parse_yaml, resolve
+from core.errors import UserError
+from curriculum.scraping.cache import Cache
+from curriculum.scraping.config import WebSources
+from curriculum.scraping.manifest import JOURNAL, MANIFEST, Record, read_records
+from curriculum.sources.web import scrape
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "configs" / "web_sources.yaml"
+
+
+def keys(urls: list, **more) -> dict:
+    quick = {"delay_seconds": 0, "max_seconds": 5, "allow_private_addresses": True, "contact": "me@example.org"}
+    return quick | {"urls": urls} | more
+
+
+def sources(urls: list, **more) -> WebSources:
+    return WebSources.model_validate(keys(urls, **more))
+
+
+def manifest(folder: Path) -> list[Record]:
+    return read_records(folder / MANIFEST)
+
+
+@pytest.fixture(scope="module")
+def page() -> bytes:
+    sentences = "".join(f"<p>Sentence number {i} has enough words in it to be taken for text.</p>" for i in range(9))
+    return f"<html><body><article>{sentences}</article></body></html>".encode()
+
+
+def test_texts_come_in_the_order_of_the_list_and_the_manifest_says_all(tmp_path, page, capsys):
+    def slow(handler: Handler) -> None:
+        time.sleep(0.3)
+        handler.answer(*text("first in the list, last to come"))
+
+    other = Site({"/slow": slow}, "127.0.0.2")
+    site = Site(
+        {
+            "/page": (200, {"Content-Type": "text/html"}, page),
+            "/to": redirect("/book.pdf"),
+            "/book.pdf": (200, {"Content-Type": "application/pdf"}, pdf([["In a book"], ["there are pages"]])),
+            "/secret": (200, {"Content-Type": "application/pdf"}, encrypted(pdf([["x"]]), "secret")),
+            "/evil": (404, {"Content-Type": "\x1b[31mred"}, b""),
+            "/empty": text("\x00 \x1b \n"),
+        }
+    )
+    with serving(site, other):
+        urls = [other.url("/slow"), {"url": site.url("/page#part"), "licence": "CC0"}]
+        urls += [site.url(path) for path in ("/to", "/secret", "/evil", "/empty", "/page")]
+        texts = list(scrape(sources(urls), tmp_path))
+    assert [one.partition("\n")[0][:20] for one in texts] == [
+        "first in the list, l",
+        "Sentence number 0 ha",
+        "In a book",
+    ]
+    records = manifest(tmp_path)
+    assert [record.url for record in records] == [other.url("/slow"), site.url("/page"), *urls[2:6]]
+    assert [record.failure for record in records] == ["", "", "", "PDF", "HTTP 404", "no text"]
+    assert records[1].licence == "CC0"
+    assert records[2].final_url == site.url("/book.pdf")
+    assert [record.characters for record in records[:3]] == [len(one) for one in texts]
+    assert [record.status for record in records] == [200, 200, 200, 200, 404, 200]
+    assert all(len(record.sha256) == 64 and record.bytes for record in records if record.status == 200)
+    assert not (tmp_path / JOURNAL).exists()
+    said = capsys.readouterr().out
+    assert "1 URLs stand in the list more than once" in said
+    assert "fetched   3 of 6 pages (0 from the cache)" in said
+    assert "left out  1: PDF, such as" in said
+    assert str(tmp_path / MANIFEST) in said
+    for printed in (said, (tmp_path / MANIFEST).read_text()):
+        assert all(character.isprintable() or character == "\n" for character in printed)
+
+
+def test_a_second_scrape_asks_for_nothing_that_it_has_and_again_for_what_failed(tmp_path):
+    site = Site({"/a": text("a"), "/b": in_turn((404, {}, b""), text("b"))})
+    with serving(site):
+        config = sources([site.url("/b"), site.url("/a")])
+        assert list(scrape(config, tmp_path)) == ["a"]
+        assert list(scrape(config, tmp_path)) == ["b", "a"]
+    assert site.paths() == ["/b", "/a", "/b"]
+    assert [record.from_cache for record in manifest(tmp_path)] == [False, True]
+
+
+def test_pages_that_are_too_old_are_asked_for_again_and_kept_if_the_server_fails(tmp_path):
+    def page(handler: Handler) -> None:
+        is_known = handler.headers["If-None-Match"] == '"1"' and handler.headers["If-Modified-Since"] == "yesterday"
+        handler.answer(*((304, {}, b"") if is_known else text("old", ETag='"1"', **{"Last-Modified": "yesterday"})))
+
+    new = text("new", ETag='"2\udcff"'.encode("utf-8", "surrogateescape").decode("latin-1"))
+    site = Site({"/": in_turn(page, page, new, (503, {}, b""), (410, {}, b""))})
+    found, notes = [], []
+    with serving(site):
+        for _ in range(5):
+            found.append(list(scrape(sources([site.url("/")], max_age_days=0, retries=0), tmp_path)))
+            (record,) = manifest(tmp_path)
+            notes.append((record.from_cache, record.note or record.failure))
+    assert found == [["old"], ["old"], ["new"], ["new"], []]
+    stale = "could not be asked for again: HTTP 503: "
+    assert notes == [(False, ""), (True, ""), (False, ""), (True, stale), (False, "HTTP 410")]
+
+
+def test_other_options_make_other_texts_of_the_same_bodies(tmp_path):
+    site = Site({"/": text("one exam-\nple of it")})
+    with serving(site):
+        urls = [site.url("/")]
+        assert list(scrape(sources(urls), tmp_path)) == ["one example\nof it"]
+        assert list(scrape(sources(urls, dehyphenate=False), tmp_path)) == ["one exam-\nple of it"]
+        assert list(scrape(sources(urls, min_letters=0.99), tmp_path)) == []
+    assert manifest(tmp_path)[0].failure == "filter min_letters"
+    assert site.paths() == ["/"]
+
+
+@pytest.mark.parametrize("suffix", [".body", ".json", ".text.json"])
+@pytest.mark.parametrize("damage", [b"", b"{}", b"null", b"\xff\x00"])
+def test_a_damaged_cache_is_made_anew(tmp_path, suffix, damage):
+    site = Site({"/": text("as it is")})
+    with serving(site):
+        config = sources([site.url("/")])
+        assert list(scrape(config, tmp_path)) == ["as it is"]
+        Cache(tmp_path / "pages", "").body_path(site.url("/")).with_suffix(suffix).write_bytes(damage)
+        assert list(scrape(config, tmp_path)) == ["as it is"]
+    assert len(site.paths()) == (1 if suffix == ".text.json" else 2)
+
+
+# --- Many pages, most of which fail
+
+
+def hostile_sites(count: int) -> tuple[list[Site], list[str], dict[str, str]]:
+    """Servers on eight addresses, `count` URLs of theirs in random order, and for each how it has to fail."""
+    answers = {
+        "/text": (text("some words"), ""),
+        "/gone": ((404, {}, b""), "HTTP 404"),
+        "/broken": ((500, {}, b""), "HTTP 500"),
+        "/image": ((200, {"Content-Type": "image/png"}, b"\x89PNG"), "type not supported"),
+        "/private": (redirect("http://10.0.0.1/"), "connection failed"),
+        "/loop": (redirect("/loop2"), "redirects"),
+        "/forbidden": (text("x"), "robots.txt"),
+        "/large": ((200, {"Content-Length": "999999999"}, b""), "too large"),
+        "/cut": (cut_off, "connection failed"),
+        "/nonsense": (lambda handler: handler.wfile.write(b"\x1b[2J\r\n\r\n"), "connection failed"),
+        "/close": (lambda handler: None, "connection failed"),
+        "/file": (redirect("file:///etc/passwd"), "redirects"),
+    }
+    answers.pop("/private")  # has a test of its own: here private addresses are allowed
+    sites, urls, expected = [], [], {}
+    for number in range(8):
+        site = Site({"/robots.txt": text("User-agent: *\nDisallow: /forbidden")}, f"127.0.0.{number + 1}")
+        sites.append(site)
+    for number in range(count):
+        site, kind = sites[number % 8], list(answers)[number // 8 % len(answers)]
+        site.pages[f"{kind}/{number}"], failure = answers[kind]
+        urls.append(site.url(f"{kind}/{number}"))
+        expected[urls[-1]] = failure
+    for site in sites:
+        site.pages["/loop2"] = redirect("/loop2")
+    random.Random(0).shuffle(urls)
+    return sites, urls, expected
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_urls_with_failures_end_in_a_complete_manifest(tmp_path, count):
+    sites, urls, expected = hostile_sites(count)
+    with serving(*sites):
+        config = sources(urls, retries=1, max_failures=1_000_000, max_bytes=10_000, connections=8)
+        texts = list(scrape(config, tmp_path))
+    assert texts == ["some words"] * list(expected.values()).count("")
+    assert [(record.url, record.failure) for record in manifest(tmp_path)] == [(url, expected[url]) for url in urls]
+
+
+def test_slow_and_endless_pages_do_not_hold_up_the_others(tmp_path):
+    slow, fast = (
+        Site({"/drip": dripping, "/endless": endless}),
+        Site({f"/{i}": text(f"{i}") for i in range(20)}, "127.0.0.2"),
+    )
+    with serving(slow, fast):
+        urls = [slow.url("/drip"), slow.url("/endless"), *(fast.url(f"/{i}") for i in range(20))]
+        texts = list(scrape(sources(urls, max_seconds=1, max_bytes=100_000, connections=2), tmp_path))
+    assert texts == [f"{i}" for i in range(20)]
+    assert [record.failure for record in manifest(tmp_path)][:2] == ["too slow", "too large"]
+
+
+# --- Killed
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from curriculum.scraping.config import WebSources
+from curriculum.sources.web import scrape
+from core.cli import status_of
+
+keys, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+def command():
+    texts = list(scrape(WebSources.model_validate(keys), folder))
+    Path(folder, "texts.json").write_text(json.dumps(texts))
+sys.exit(status_of(command))
+"""
+
+
+def start(settings: dict, folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", PROGRAM, json.dumps(settings), str(folder)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_lines(path: Path, lines: int, process: subprocess.Popen) -> None:
+    while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < lines):
+        time.sleep(0.002)
+
+
+def without_times(folder: Path) -> list[dict]:
+    return [{**asdict(record), "when": "", "from_cache": False} for record in manifest(folder)]
+
+
+def test_a_scrape_that_is_killed_goes_on_where_it_was(tmp_path):
+    sites, urls, expected = hostile_sites(200)
+    with serving(*sites):
+        settings = keys(urls, retries=0, max_failures=1_000_000, max_bytes=10_000, connections=4)
+        for lines in (20, 60, 120):
+            process = start(settings, tmp_path / "killed")
+            wait_for_lines(tmp_path / "killed" / JOURNAL, lines, process)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+            assert not (tmp_path / "killed" / MANIFEST).exists()
+        with (tmp_path / "killed" / JOURNAL).open("a") as journal:
+            journal.write('{"url": "http://cut.off')  # as a kill in a write leaves it
+        process = start(settings, tmp_path / "killed")
+        assert process.wait() == 0
+        asked = sum(len(site.paths()) for site in sites)
+        texts = list(scrape(WebSources.model_validate(settings), tmp_path / "whole"))
+        asked_by_one = sum(len(site.paths()) for site in sites) - asked
+    assert json.loads((tmp_path / "killed" / "texts.json").read_text()) == texts
+    assert without_times(tmp_path / "killed") == without_times(tmp_path / "whole")
+    assert [record.url for record in manifest(tmp_path / "killed")] == urls
+    assert asked <= asked_by_one + 3 * 2 * len(
+        sites
+    )  # what was under way at a kill, and its redirect, is asked for again
+    assert not list((tmp_path / "killed" / "pages").rglob("*.partial")) or expected
+
+
+def test_ctrl_c_ends_at_once_and_leaves_no_process(tmp_path):
+    site = Site({"/page": text("x"), "/drip": dripping})
+    with serving(site):
+        process = start(keys([site.url("/page"), site.url("/drip")]), tmp_path)
+        wait_for_lines(tmp_path / JOURNAL, 2, process)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.splitlines()[-1]) == (130, "interrupted")
+    assert children
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_other_settings_begin_a_killed_scrape_anew(tmp_path):
+    site = Site({"/": text("x" * 100)})
+    with serving(site):
+        urls = [site.url("/"), "http://127.0.0.9:9/"]
+        journal = start(keys(urls, max_bytes=50, retries=0), tmp_path)
+        journal.communicate()
+        records = [asdict(record) for record in manifest(tmp_path)]
+        lines = [{"scrape": "another"}, *records]
+        (tmp_path / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert list(scrape(sources(urls, retries=0), tmp_path)) == ["x" * 100]
+
+
+def test_a_full_disk_is_told_of_in_the_systems_words_and_nothing_is_lost(tmp_path, monkeypatch):
+    site = Site({"/a": text("a"), "/b": text("b")})
+    original = Cache.put
+
+    def put(self, entry, body=None):
+        if entry.url.endswith("/b"):
+            raise OSError(28, os.strerror(28))
+        original(self, entry, body)
+
+    with serving(site):
+        config = sources([site.url("/a"), site.url("/b")])
+        monkeypatch.setattr(Cache, "put", put)
+        with pytest.raises(OSError, match="No space left"):
+            list(scrape(config, tmp_path))
+        monkeypatch.undo()
+        assert list(scrape(config, tmp_path)) == ["a", "b"]
+    assert site.paths() == ["/a", "/b", "/b"]
+
+
+# --- The file
+
+
+def test_the_shipped_file_is_empty_and_shows_the_defaults():
+    shipped = resolve(lambda _: WebSources, str(SHIPPED), {})
+    assert shipped == WebSources()
+    assert parse_yaml(SHIPPED.read_text()).keys() == WebSources.model_fields.keys()
+
+
+def test_its_examples_can_be_uncommented():
+    lines = SHIPPED.read_text().replace("urls: []", "urls:").replace("contact: null", "contact: me@example.org")
+    config = check(lambda _: WebSources, parse_yaml(re.sub("(?m)^#  ", "  ", lines)), {})
+    assert len(config.urls) == 4
+    assert config.urls[0].licence.startswith("public domain")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("ftp://example.org/x", "begins with http:// or https://"),
+        ("file:///etc/passwd", "begins with http:// or https://"),
+        ("example.org", "begins with http:// or https://"),
+        ("http://", "names no host"),
+        ("http://exa mple.org/", "names no host"),
+        ("http://example.org:70000/", "names no host"),
+        ("http://me:secret@example.org/", "user's name"),
+        ("http://a\nb/", "is no URL"),
+        ("http://[::1/", "is no URL"),
+        (7, "takes text"),
+    ],
+)
+def test_a_url_that_cannot_be_one_is_named_before_anything_is_fetched(url, words):
+    given = {"urls": ["http://example.org/", url], "contact": "me@example.org"}
+    with pytest.raises(UserError) as caught:
+        check(lambda _: WebSources, given, {}, "sources.yaml")
+    (problem,) = caught.value.problems
+    assert problem.startswith("sources.yaml: urls[1]")
+    assert words in problem
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize("contact", [None, "", "me@example.org\r\nCookie: x", "a (b)", "ä@example.org"])
+def test_nothing_is_fetched_without_a_contact_that_a_header_can_hold(contact):
+    with pytest.raises(UserError, match="contact"):
+        check(lambda _: WebSources, {"urls": ["http://example.org/"], "contact": contact}, {}, "sources.yaml")
+
+
+def test_an_empty_list_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"urls: is empty.*configs/web_sources.yaml"):
+        list(scrape(WebSources(), tmp_path))
