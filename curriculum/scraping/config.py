@@ -1,10 +1,10 @@
 """The keys of `configs/web_sources.yaml`: which pages, how politely, how much at most, and how they are cleaned."""
 
 import re
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from core.config import Config
 
@@ -32,20 +32,21 @@ class WebPage(Config):
     url: str = Field(description="address of a page, a PDF or a text")
     licence: str = Field("", description="what allows its use; copied to the manifest")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_bare_url(cls, value: Any) -> Any:
+        return {"url": value} if isinstance(value, str) else value
+
     @field_validator("url")
     @classmethod
     def _is_public(cls, url: str) -> str:
         return str(parse_url(url))
 
 
-def _page(value: Any) -> Any:
-    return {"url": value} if isinstance(value, str) else value
-
-
 class WebSources(Config):
     """What `custom-scrape` fetches."""
 
-    urls: list[Annotated[WebPage, BeforeValidator(_page)]] = Field(
+    urls: list[WebPage] = Field(
         [], description="pages, in the order in which their texts are used: a URL each, or {url: ..., licence: ...}"
     )
     contact: str | None = Field(

@@ -14,12 +14,14 @@ import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curriculum.scraping import content, pdf
-from curriculum.scraping.config import WebSources
 from curriculum.scraping.failure import Failure
 from curriculum.sources import clean
+
+if TYPE_CHECKING:  # what else it imports is of no use in the server process
+    from curriculum.scraping.config import WebSources
 
 ROOT = Path(__file__).parents[2]
 FILTERS = {"min_characters", "min_letters", "max_repeated_lines"}
@@ -32,7 +34,7 @@ class Extract(NamedTuple):
     note: str  # what is missing from it
 
 
-def fingerprint(config: WebSources) -> str:
+def fingerprint(config: "WebSources") -> str:
     """Changes with everything that a text depends on, beside its body."""
     sources = [Path(module.__file__ or "").read_bytes() for module in (content, pdf, clean)]
     parts = [version("trafilatura"), version("pypdf"), config.model_dump_json(include=OPTIONS)]
@@ -42,7 +44,7 @@ def fingerprint(config: WebSources) -> str:
 class Sandbox:
     """A server process; it is started when it is first needed."""
 
-    def __init__(self, config: WebSources):
+    def __init__(self, config: "WebSources"):
         self.options = config.model_dump(include=OPTIONS)
         self._process: asyncio.subprocess.Process | None = None
 

@@ -55,10 +55,12 @@ def check(config: WebSources) -> list[WebPage]:
         raise UserError("urls: is empty; custom-scrape needs a list of pages, as configs/web_sources.yaml explains")
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise UserError(f"custom-scrape: packages are missing; pip install {' '.join(missing)}")
-    pages = list({page.url: page for page in reversed(config.urls)}.values())[::-1]
+    pages: dict[str, WebPage] = {}
+    for page in config.urls:
+        pages.setdefault(page.url, page)
     if len(pages) < len(config.urls):
         print(f"{len(config.urls) - len(pages)} URLs stand in the list more than once; the first counts")
-    return pages
+    return list(pages.values())
 
 
 def fetch(config: WebSources, pages: Sequence[WebPage], cache: Cache, folder: Path) -> list[Record]:
