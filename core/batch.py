@@ -43,6 +43,9 @@ class SupervisedBatch(NamedTuple):
     starts: Tensor | None = None  # int64 (B, T): where the row of each token begins, if rows share contexts
     rows_inside: int | None = None  # examples in it, if rows share contexts
 
+    def supervised(self) -> "SupervisedBatch":
+        return self
+
     @property
     def examples(self) -> int:
         return len(self.input_ids) if self.rows_inside is None else self.rows_inside

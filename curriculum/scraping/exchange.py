@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 
-import certifi
 import httpx
 
 from curriculum.scraping.address import resolve
@@ -93,7 +92,7 @@ class Connector:
 
 @cache
 def trusted() -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=certifi.where())
+    return httpx.create_ssl_context(trust_env=False)
 
 
 async def _read(response: httpx.Response, max_bytes: int, types: frozenset[str] | None) -> bytes:

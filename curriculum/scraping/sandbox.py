@@ -25,7 +25,8 @@ if TYPE_CHECKING:  # what else it imports is of no use in the server process
 
 ROOT = Path(__file__).parents[2]
 FILTERS = {"min_characters", "min_letters", "max_repeated_lines"}
-OPTIONS = FILTERS | {"tables", "extract_seconds", "extract_megabytes", "page_headers", "dehyphenate"}
+TEXT_OPTIONS = FILTERS | {"tables", "page_headers", "dehyphenate"}  # that decide on a text
+OPTIONS = TEXT_OPTIONS | {"extract_seconds", "extract_megabytes"}
 LONGEST_TEXT = 100_000_000  # characters
 
 
@@ -37,7 +38,7 @@ class Extract(NamedTuple):
 def fingerprint(config: "WebSources") -> str:
     """Changes with everything that a text depends on, beside its body."""
     sources = [Path(module.__file__ or "").read_bytes() for module in (content, pdf, clean)]
-    parts = [version("trafilatura"), version("pypdf"), config.model_dump_json(include=OPTIONS)]
+    parts = [version("trafilatura"), version("pypdf"), config.model_dump_json(include=TEXT_OPTIONS)]
     return hashlib.sha256(b"".join([*sources, *(part.encode() for part in parts)])).hexdigest()
 
 

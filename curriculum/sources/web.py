@@ -1,8 +1,4 @@
-"""`custom-scrape`: the texts of a list of pages, PDFs and blog posts, fetched with manners and within limits.
-
-The folder that it is given holds afterwards `manifest.jsonl`, a line for each page (`curriculum.scraping.manifest`),
-and the cache, `pages/`.
-"""
+"""`custom-scrape`: the texts of a list of pages, PDFs and blog posts, fetched with manners and within limits."""
 
 import asyncio
 import hashlib
@@ -11,65 +7,99 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import httpx
 from tqdm import tqdm
 
-from core.checkpoint import lock
+from core.config import home, resolve
+from core.documents import Document, Documents
 from core.errors import UserError
+from core.files import lock
 from curriculum.scraping.cache import Cache, Entry
 from curriculum.scraping.config import WebPage, WebSources
 from curriculum.scraping.failure import Failure, printable
 from curriculum.scraping.fetcher import Fetcher, Visit
 from curriculum.scraping.hosts import name_of
 from curriculum.scraping.manifest import MANIFEST, Journal, Record
-from curriculum.scraping.sandbox import Extract, Sandbox, fingerprint
+from curriculum.scraping.sandbox import TEXT_OPTIONS, Extract, Sandbox, fingerprint
 
 PACKAGES = ("trafilatura", "lxml_html_clean", "pypdf")  # of the processes that extract text
 
 
-def scrape(config: WebSources, folder: Path) -> Iterator[str]:
-    """Fetches what is missing of the list, reports, and gives the texts in the order of the list.
+class WebPages(Documents):
+    """The pages listed in `sources_file` (`configs/web_sources.yaml` explains its keys), in its order.
 
-    One that was killed goes on where it was. Pages that fail are left out; why is in the manifest. Raises UserError
-    before any work, OSError if the folder cannot be written.
+    `version` and `documents` fetch what is missing, once for an object, and report; killed, the next one goes on. The
+    cache and `manifest.jsonl`, a line for each page, lie in `folder`/NAME for a NAME.yaml. A page that fails is a
+    document with that problem; the next object tries it again. Raises UserError for a file with mistakes or no pages.
     """
-    pages = check(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder):
-        cache = Cache(folder / "pages", fingerprint(config))
-        records = fetch(config, pages, cache, folder)
-        report(records, folder / MANIFEST)
-        for record in records:
-            if not record.failure:
-                extract = cache.text(record.url, record.sha256)
-                assert extract is not None, f"the text of {record.url} was there a moment ago"
-                yield extract.text
+
+    def __init__(self, sources_file: str, folder: str = "data/web"):
+        self.config: WebSources = resolve(lambda _: WebSources, sources_file, {})
+        self.folder = home(folder) / Path(sources_file).stem
+        if not self.config.urls:
+            raise UserError(
+                f"{sources_file}: urls: is empty; list the pages to fetch, as configs/web_sources.yaml shows"
+            )
+        if missing := [name for name in PACKAGES if find_spec(name) is None]:
+            raise UserError(f"{sources_file}: packages are missing; pip install {' '.join(missing)}")
+        self.pages = distinct(self.config.urls)
+        self.cache = Cache(self.folder / "pages", fingerprint(self.config))
+
+    def identity(self) -> dict[str, Any]:
+        """The list, as a hash, and the options that decide on texts."""
+        urls = "\n".join(page.url for page in self.pages)
+        options = self.config.model_dump(include=TEXT_OPTIONS)
+        return {"kind": "custom-scrape", "pages": len(self.pages), "urls": _hash(urls), **options}
+
+    def version(self) -> str:
+        """A hash of all that came, and of how the rest failed."""
+        states = (f"{record.url} {record.sha256} {record.failure}" for record in self.records)
+        return _hash("\n".join([self.cache.fingerprint, *states]))
+
+    def documents(self, start: int = 0) -> Iterator[Document]:
+        for record in self.records[start:]:
+            text = None if record.failure else self.cache.text(record.url, record.sha256)
+            problem = record.failure or ("gone from the cache since" if text is None else "")
+            yield Document(text.text if text else "", record.url, problem)
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """A line of the manifest for each page; those without a failure have their text in the cache."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with lock(self.folder):
+            records = fetch(self.config, self.pages, self.cache, self.folder)
+        report(records, self.folder / MANIFEST)
+        return records
 
 
-def check(config: WebSources) -> list[WebPage]:
-    """The pages to fetch, each once. Raises UserError if there is nothing to fetch, or a package is missing."""
-    if not config.urls:
-        raise UserError("urls: is empty; custom-scrape needs a list of pages, as configs/web_sources.yaml explains")
-    if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        raise UserError(f"custom-scrape: packages are missing; pip install {' '.join(missing)}")
-    pages: dict[str, WebPage] = {}
-    for page in config.urls:
-        pages.setdefault(page.url, page)
-    if len(pages) < len(config.urls):
-        print(f"{len(config.urls) - len(pages)} URLs stand in the list more than once; the first counts")
-    return list(pages.values())
+def distinct(pages: Sequence[WebPage]) -> list[WebPage]:
+    """Each page once, where it stands first."""
+    first: dict[str, WebPage] = {}
+    for page in pages:
+        first.setdefault(page.url, page)
+    if len(first) < len(pages):
+        print(f"{len(pages) - len(first)} URLs stand in the list more than once; the first counts")
+    return list(first.values())
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def fetch(config: WebSources, pages: Sequence[WebPage], cache: Cache, folder: Path) -> list[Record]:
-    """A record for each page; those without a failure have their text in the cache."""
-    identity = hashlib.sha256(config.model_dump_json(exclude={"urls"}).encode()).hexdigest()
-    journal = Journal(folder, identity)
+    """Does what an earlier call with this configuration did not come to, and writes the manifest; returns its lines.
+
+    Raises OSError if the folder cannot be written.
+    """
+    journal = Journal(folder, identity=_hash(config.model_dump_json(exclude={"urls"})))
     try:
         asyncio.run(Scrape(config, cache, journal).run(pages))
-    except* OSError as group:  # such as a full disk, for the first page or for all
+    except* OSError as group:  # of one page or of all, such as a full disk
         raise group.exceptions[0] from None
     finally:
         journal.close()

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from scrape_process import start
+from scrape_process import start, texts
 from small_pdfs import encrypted, pdf
 from web_server import (
     Handler,
@@ -25,12 +25,15 @@ from web_server import (
     text,
 )
 
-from core.config import check, parse_yaml, resolve
+from core import tokenizer
+from core.config import check, parse_yaml, resolve, write_yaml
+from core.documents import Document
 from core.errors import UserError
+from core.token_writer import write
 from curriculum.scraping.cache import Cache
 from curriculum.scraping.config import WebSources
 from curriculum.scraping.manifest import JOURNAL, MANIFEST, Record, read_records
-from curriculum.sources.web import scrape
+from curriculum.sources.web import WebPages
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "configs" / "web_sources.yaml"
@@ -39,10 +42,6 @@ SHIPPED = ROOT / "configs" / "web_sources.yaml"
 def keys(urls: list, **more) -> dict:
     quick = {"delay_seconds": 0, "max_seconds": 5, "allow_private_addresses": True, "contact": "me@example.org"}
     return quick | {"urls": urls} | more
-
-
-def sources(urls: list, **more) -> WebSources:
-    return WebSources.model_validate(keys(urls, **more))
 
 
 def manifest(folder: Path) -> list[Record]:
@@ -74,8 +73,8 @@ def test_texts_come_in_the_order_of_the_list_and_the_manifest_says_all(tmp_path,
     with serving(site, other):
         urls = [other.url("/slow"), {"url": site.url("/page#part"), "licence": "CC0"}]
         urls += [site.url(path) for path in ("/to", "/secret", "/evil", "/empty", "/page")]
-        texts = list(scrape(sources(urls), tmp_path))
-    assert [one.partition("\n")[0][:20] for one in texts] == [
+        found = texts(keys(urls), tmp_path)
+    assert [one.partition("\n")[0][:20] for one in found] == [
         "first in the list, l",
         "Sentence number 0 ha",
         "In a book",
@@ -85,7 +84,7 @@ def test_texts_come_in_the_order_of_the_list_and_the_manifest_says_all(tmp_path,
     assert [record.failure for record in records] == ["", "", "", "PDF", "HTTP 404", "no text"]
     assert records[1].licence == "CC0"
     assert records[2].final_url == site.url("/book.pdf")
-    assert [record.characters for record in records[:3]] == [len(one) for one in texts]
+    assert [record.characters for record in records[:3]] == [len(one) for one in found]
     assert [record.status for record in records] == [200, 200, 200, 200, 404, 200]
     assert all(len(record.sha256) == 64 and record.bytes for record in records if record.status == 200)
     assert not (tmp_path / JOURNAL).exists()
@@ -101,9 +100,9 @@ def test_texts_come_in_the_order_of_the_list_and_the_manifest_says_all(tmp_path,
 def test_a_second_scrape_asks_for_nothing_that_it_has_and_again_for_what_failed(tmp_path):
     site = Site({"/a": text("a"), "/b": in_turn((404, {}, b""), text("b"))})
     with serving(site):
-        config = sources([site.url("/b"), site.url("/a")])
-        assert list(scrape(config, tmp_path)) == ["a"]
-        assert list(scrape(config, tmp_path)) == ["b", "a"]
+        config = keys([site.url("/b"), site.url("/a")])
+        assert texts(config, tmp_path) == ["a"]
+        assert texts(config, tmp_path) == ["b", "a"]
     assert site.paths() == ["/b", "/a", "/b"]
     assert [record.from_cache for record in manifest(tmp_path)] == [False, True]
 
@@ -118,7 +117,7 @@ def test_pages_that_are_too_old_are_asked_for_again_and_kept_if_the_server_fails
     found, notes = [], []
     with serving(site):
         for _ in range(5):
-            found.append(list(scrape(sources([site.url("/")], max_age_days=0, retries=0), tmp_path)))
+            found.append(texts(keys([site.url("/")], max_age_days=0, retries=0), tmp_path))
             (record,) = manifest(tmp_path)
             notes.append((record.from_cache, record.note or record.failure))
     assert found == [["old"], ["old"], ["new"], ["new"], []]
@@ -130,9 +129,9 @@ def test_other_options_make_other_texts_of_the_same_bodies(tmp_path):
     site = Site({"/": text("one exam-\nple of it.")})
     with serving(site):
         urls = [site.url("/")]
-        assert list(scrape(sources(urls), tmp_path)) == ["one example\nof it."]
-        assert list(scrape(sources(urls, dehyphenate=False), tmp_path)) == ["one exam-\nple of it."]
-        assert list(scrape(sources(urls, min_letters=0.99), tmp_path)) == []
+        assert texts(keys(urls), tmp_path) == ["one example\nof it."]
+        assert texts(keys(urls, dehyphenate=False), tmp_path) == ["one exam-\nple of it."]
+        assert texts(keys(urls, min_letters=0.99), tmp_path) == []
     assert manifest(tmp_path)[0].failure == "filter min_letters"
     assert site.paths() == ["/"]
 
@@ -140,12 +139,12 @@ def test_other_options_make_other_texts_of_the_same_bodies(tmp_path):
 def test_a_damaged_cache_is_made_anew(tmp_path):
     site = Site({"/": text("as it is")})
     with serving(site):
-        config, asked = sources([site.url("/")]), 1
-        assert list(scrape(config, tmp_path)) == ["as it is"]
+        config, asked = keys([site.url("/")]), 1
+        assert texts(config, tmp_path) == ["as it is"]
         for suffix in (".body", ".json", ".text.json"):
             for damage in (b"", b"{}", b"null", b"\xff\x00"):
                 Cache(tmp_path / "pages", "").body_path(site.url("/")).with_suffix(suffix).write_bytes(damage)
-                assert list(scrape(config, tmp_path)) == ["as it is"]
+                assert texts(config, tmp_path) == ["as it is"]
                 asked += suffix != ".text.json"
                 assert len(site.paths()) == asked
 
@@ -187,9 +186,9 @@ def hostile_sites(count: int) -> tuple[list[Site], list[str], dict[str, str]]:
 def test_many_urls_with_failures_end_in_a_complete_manifest(tmp_path, count):
     sites, urls, expected = hostile_sites(count)
     with serving(*sites):
-        config = sources(urls, retries=1, max_failures=1_000_000, max_bytes=10_000, connections=8)
-        texts = list(scrape(config, tmp_path))
-    assert texts == ["some words"] * list(expected.values()).count("")
+        config = keys(urls, retries=1, max_failures=1_000_000, max_bytes=10_000, connections=8)
+        found = texts(config, tmp_path)
+    assert found == ["some words"] * list(expected.values()).count("")
     assert [(record.url, record.failure) for record in manifest(tmp_path)] == [(url, expected[url]) for url in urls]
 
 
@@ -200,8 +199,8 @@ def test_slow_and_endless_pages_do_not_hold_up_the_others(tmp_path):
     )
     with serving(slow, fast):
         urls = [slow.url("/drip"), slow.url("/endless"), *(fast.url(f"/{i}") for i in range(20))]
-        texts = list(scrape(sources(urls, max_seconds=1, max_bytes=100_000, connections=2), tmp_path))
-    assert texts == [f"{i}" for i in range(20)]
+        found = texts(keys(urls, max_seconds=1, max_bytes=100_000, connections=2), tmp_path)
+    assert found == [f"{i}" for i in range(20)]
     assert [record.failure for record in manifest(tmp_path)][:2] == ["too slow", "too large"]
 
 
@@ -235,9 +234,9 @@ def test_a_scrape_that_is_killed_goes_on_where_it_was(tmp_path):
         process.join()
         assert process.exitcode == 0
         asked = sum(len(site.paths()) for site in sites)
-        texts = list(scrape(WebSources.model_validate(settings), whole))
+        found = texts(settings, whole)
         asked_at_once = sum(len(site.paths()) for site in sites) - asked
-    assert json.loads((killed / "texts.json").read_text()) == texts
+        assert texts(settings, killed) == found
     assert without_times(killed) == without_times(whole)
     assert [record.url for record in manifest(killed)] == urls
     assert asked <= asked_at_once + 3 * 2 * len(sites)  # a page of each host that was under way, with its redirect
@@ -260,10 +259,10 @@ def test_ctrl_c_ends_at_once_and_leaves_no_process(tmp_path):
 def test_a_journal_of_other_settings_is_not_gone_on_with(tmp_path):
     site = Site({"/": text("x" * 100)})
     with serving(site):
-        assert list(scrape(sources([site.url("/")], max_bytes=50), tmp_path)) == []
+        assert texts(keys([site.url("/")], max_bytes=50), tmp_path) == []
         lines = [{"scrape": "of other settings"}, *map(asdict, manifest(tmp_path))]
         (tmp_path / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
-        assert list(scrape(sources([site.url("/")]), tmp_path)) == ["x" * 100]
+        assert texts(keys([site.url("/")]), tmp_path) == ["x" * 100]
 
 
 def test_a_full_disk_is_told_of_in_the_systems_words_and_nothing_is_lost(tmp_path, monkeypatch):
@@ -276,12 +275,12 @@ def test_a_full_disk_is_told_of_in_the_systems_words_and_nothing_is_lost(tmp_pat
         original(self, entry, body)
 
     with serving(site):
-        config = sources([site.url("/a"), site.url("/b")])
+        config = keys([site.url("/a"), site.url("/b")])
         monkeypatch.setattr(Cache, "put", put)
         with pytest.raises(OSError, match="No space left"):
-            list(scrape(config, tmp_path))
+            texts(config, tmp_path)
         monkeypatch.undo()
-        assert list(scrape(config, tmp_path)) == ["a", "b"]
+        assert texts(config, tmp_path) == ["a", "b"]
     assert site.paths() == ["/a", "/b", "/b"]
 
 
@@ -332,6 +331,39 @@ def test_nothing_is_fetched_without_a_contact_that_a_header_can_hold(contact):
         check(lambda _: WebSources, {"urls": ["http://example.org/"], "contact": contact}, {}, "sources.yaml")
 
 
-def test_an_empty_list_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"urls: is empty.*configs/web_sources.yaml"):
-        list(scrape(WebSources(), tmp_path))
+def test_an_empty_list_is_said():
+    with pytest.raises(UserError, match=r"web_sources.yaml: urls: is empty"):
+        WebPages(str(SHIPPED))
+
+
+# --- As a source of documents
+
+
+def test_it_is_a_source_of_documents_that_a_token_file_can_be_written_from(tmp_path):
+    site = Site({"/a": text("A first text."), "/b": (404, {}, b""), "/c": text("A third one."), "/d": text("a")})
+    file = tmp_path / "list.yaml"
+    with serving(site):
+        urls = [site.url(path) for path in ["/a", "/b", "/c"]]
+        file.write_text(write_yaml(keys(urls)))
+        pages = WebPages(str(file), str(tmp_path))
+        version = pages.version()
+        documents = [
+            Document("A first text.", urls[0]),
+            Document("", urls[1], "HTTP 404"),
+            Document("A third one.", urls[2]),
+        ]
+        for start in range(4):
+            assert list(pages.documents(start)) == documents[start:]
+        assert site.paths() == ["/a", "/b", "/c"]
+        meta = write(tmp_path / "train.bin", pages, tokenizer.load("bytes"))
+        assert (meta["documents"], meta["consumed"], meta["dropped"]) == (2, 3, {"HTTP 404": 1})
+        again = WebPages(str(file), str(tmp_path))
+        assert (again.identity(), again.version()) == (pages.identity(), version)
+        site.pages["/b"] = text("It is there now.")
+        later = WebPages(str(file), str(tmp_path))
+        assert later.identity() == pages.identity()
+        assert later.version() != version
+        file.write_text(write_yaml(keys([*urls, site.url("/d")])))
+        assert WebPages(str(file), str(tmp_path)).identity() != pages.identity()
+        file.write_text(write_yaml(keys(urls, min_letters=0.5)))
+        assert WebPages(str(file), str(tmp_path)).identity() != pages.identity()

@@ -1,6 +1,5 @@
 """Scrapes in processes of their own, which can be killed; they are forked from one that has imported everything."""
 
-import json
 import multiprocessing
 import os
 from multiprocessing.context import ForkServerContext
@@ -9,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from core.cli import status_of
-from curriculum.scraping.config import WebSources
-from curriculum.sources.web import scrape
+from core.config import write_yaml
+from curriculum.sources.web import WebPages
 
 
 def context() -> ForkServerContext:
@@ -20,7 +19,7 @@ def context() -> ForkServerContext:
 
 
 def start(keys: dict[str, Any], folder: Path, output: Path) -> BaseProcess:
-    """The process; its exit code is that of a command. What it says goes to `output`, its texts to texts.json."""
+    """The process; its exit code is that of a command. What it says goes to `output`."""
     process = context().Process(target=_scrape, args=(keys, folder, output))
     process.start()
     return process
@@ -31,8 +30,11 @@ def _scrape(keys: dict[str, Any], folder: Path, output: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
 
-    def command() -> None:
-        texts = list(scrape(WebSources.model_validate(keys), folder))
-        (folder / "texts.json").write_text(json.dumps(texts))
+    raise SystemExit(status_of(lambda: texts(keys, folder)))
 
-    raise SystemExit(status_of(command))
+
+def texts(keys: dict[str, Any], folder: Path) -> list[str]:
+    """What is fetched under `keys`, with cache and manifest in `folder`."""
+    file = folder.with_suffix(".yaml")
+    file.write_text(write_yaml(keys))
+    return [document.text for document in WebPages(str(file), str(folder.parent)).documents() if not document.problem]
