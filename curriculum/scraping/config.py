@@ -22,7 +22,7 @@ def parse_url(text: str) -> httpx.URL:
     if not re.fullmatch(rb"[0-9a-z._:\-]+", url.raw_host) or (url.port or 1) not in range(1, 65536):
         raise ValueError(f"{text!r} names no host")
     if url.userinfo:
-        raise ValueError(f"{text!r} holds a user's name, which is not allowed: it would be written to the manifest")
+        raise ValueError(f"a URL at {url.host} holds a user's name or password, which is not allowed")
     return url.copy_with(fragment=None)
 
 

@@ -10,7 +10,7 @@ class Failure(Exception):
     """
 
     def __init__(self, kind: str, detail: str = "", *, is_passing: bool = False, wait: float | None = None):
-        super().__init__(f"{kind}: {detail}")
+        super().__init__(f"{kind}: {detail}" if detail else kind)
         self.kind, self.detail = kind, printable(detail)
         self.is_passing, self.wait = is_passing, wait
 

@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import os
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -70,6 +72,8 @@ class WebPages(Documents):
     @cached_property
     def records(self) -> list[Record]:
         """A line of the manifest for each page; those without a failure have their text in the cache."""
+        if doubles := len(self.config.urls) - len(self.pages):
+            print(f"{doubles} URLs of the list stand there already; they are fetched once")
         self.folder.mkdir(parents=True, exist_ok=True)
         with lock(self.folder):
             records = fetch(self.config, self.pages, self.cache, self.folder)
@@ -82,8 +86,6 @@ def distinct(pages: Sequence[WebPage]) -> list[WebPage]:
     first: dict[str, WebPage] = {}
     for page in pages:
         first.setdefault(page.url, page)
-    if len(first) < len(pages):
-        print(f"{len(pages) - len(first)} URLs stand in the list more than once; the first counts")
     return list(first.values())
 
 
@@ -98,12 +100,21 @@ def fetch(config: WebSources, pages: Sequence[WebPage], cache: Cache, folder: Pa
     """
     journal = Journal(folder, identity=_hash(config.model_dump_json(exclude={"urls"})))
     try:
-        asyncio.run(Scrape(config, cache, journal).run(pages))
+        _run(Scrape(config, cache, journal).run(pages))
     except* OSError as group:  # of one page or of all, such as a full disk
         raise group.exceptions[0] from None
     finally:
         journal.close()
     return journal.finish(pages)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:  # in a notebook a loop runs already, and a thread can have one only
+        return pool.submit(asyncio.run, work).result()
 
 
 class Scrape:
@@ -120,11 +131,14 @@ class Scrape:
             if not self._is_done(page):
                 by_host[name_of(httpx.URL(page.url))].append(page)
         left = sum(map(len, by_host.values()))
+        # Names are looked up in threads; with as many as connections, none waits for another's.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self.config.connections))
         sandboxes = [Sandbox(self.config) for _ in range(min(4, os.cpu_count() or 1))]
         for sandbox in sandboxes:
             self.sandboxes.put_nowait(sandbox)
         try:
-            with tqdm(total=len(pages), initial=len(pages) - left, unit="page", disable=None) as bar:
+            often = 0.2 if sys.stderr.isatty() else 15  # seconds
+            with tqdm(total=len(pages), initial=len(pages) - left, unit="page", mininterval=often) as bar:
                 async with asyncio.TaskGroup() as group:
                     for of_host in by_host.values():
                         group.create_task(self._fetch_in_turn(of_host, bar))

@@ -1,5 +1,6 @@
 """Whole scrapes of real servers on loopback addresses."""
 
+import asyncio
 import json
 import os
 import random
@@ -89,7 +90,7 @@ def test_texts_come_in_the_order_of_the_list_and_the_manifest_says_all(tmp_path,
     assert all(len(record.sha256) == 64 and record.bytes for record in records if record.status == 200)
     assert not (tmp_path / JOURNAL).exists()
     said = capsys.readouterr().out
-    assert "1 URLs stand in the list more than once" in said
+    assert "1 URLs of the list stand there already" in said
     assert "fetched   3 of 6 pages (0 from the cache)" in said
     assert "left out  1: PDF, such as" in said
     assert str(tmp_path / MANIFEST) in said
@@ -121,7 +122,7 @@ def test_pages_that_are_too_old_are_asked_for_again_and_kept_if_the_server_fails
             (record,) = manifest(tmp_path)
             notes.append((record.from_cache, record.note or record.failure))
     assert found == [["old"], ["old"], ["new"], ["new"], []]
-    stale = "could not be asked for again: HTTP 503: "
+    stale = "could not be asked for again: HTTP 503"
     assert notes == [(False, ""), (True, ""), (False, ""), (True, stale), (False, "HTTP 410")]
 
 
@@ -334,6 +335,16 @@ def test_nothing_is_fetched_without_a_contact_that_a_header_can_hold(contact):
 def test_an_empty_list_is_said():
     with pytest.raises(UserError, match=r"web_sources.yaml: urls: is empty"):
         WebPages(str(SHIPPED))
+
+
+def test_it_runs_in_a_notebook_where_a_loop_is_running_already(tmp_path):
+    site = Site({"/": text("x")})
+
+    async def cell() -> list[str]:
+        return texts(keys([site.url("/")]), tmp_path)
+
+    with serving(site):
+        assert asyncio.run(cell()) == ["x"]
 
 
 # --- As a source of documents
