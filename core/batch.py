@@ -58,6 +58,9 @@ class SupervisedBatch(NamedTuple):
         first = int((positions % batch.input_ids.shape[1]).min()) if len(positions) else 0
         return cls(batch.input_ids, positions, flat[positions], first=first)
 
+    def supervised(self, pad_token: int | None = None) -> "SupervisedBatch":
+        return self
+
     @property
     def examples(self) -> int:
         return len(self.input_ids) if self.rows_inside is None else self.rows_inside
