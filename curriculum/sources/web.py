@@ -3,10 +3,13 @@
 import asyncio
 import hashlib
 import os
+import signal
 import sys
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -112,9 +115,24 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
+        with _ctrl_c_cancels():
+            return asyncio.run(work)
     with ThreadPoolExecutor(1) as pool:  # in a notebook a loop runs already, and a thread can have one only
         return pool.submit(asyncio.run, work).result()
+
+
+@contextmanager
+def _ctrl_c_cancels() -> Iterator[None]:
+    """Lets asyncio answer Ctrl-C, which it does if Python would: an exception out of nowhere can be swallowed there."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Scrape:
