@@ -47,9 +47,7 @@ class WebPages(Documents):
         self.config: WebSources = resolve(lambda _: WebSources, sources_file, {})
         self.folder = home(folder) / Path(sources_file).stem
         if not self.config.urls:
-            raise UserError(
-                f"{sources_file}: urls: is empty; list the pages to fetch, as configs/web_sources.yaml shows"
-            )
+            raise UserError(f"{sources_file}: urls: is empty; list pages as configs/web_sources.yaml shows")
         if missing := [name for name in PACKAGES if find_spec(name) is None]:
             raise UserError(f"{sources_file}: packages are missing; pip install {' '.join(missing)}")
         self.pages = distinct(self.config.urls)
@@ -62,8 +60,8 @@ class WebPages(Documents):
         return {"kind": "custom-scrape", "pages": len(self.pages), "urls": _hash(urls), **options}
 
     def version(self) -> str:
-        """A hash of all that came, and of how the rest failed."""
-        states = (f"{record.url} {record.sha256} {record.failure}" for record in self.records)
+        """A hash of all that came, which it fetches. How the rest failed changes from time to time, and no text."""
+        states = (f"{record.url} {'' if record.failure else record.sha256}" for record in self.records)
         return _hash("\n".join([self.cache.fingerprint, *states]))
 
     def documents(self, start: int = 0) -> Iterator[Document]:
