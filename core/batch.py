@@ -29,11 +29,13 @@ class Batch(NamedTuple):
         return self if length == self.input_ids.shape[1] else Batch(*(x[:, :length].contiguous() for x in self))
 
     def supervised(self, pad_token: int | None = None) -> "SupervisedBatch":
-        """The same batch with its scored positions listed, which the model needs to skip all other logits."""
-        flat = self.targets.flatten()
-        positions = (flat != IGNORE).nonzero().squeeze(1)
-        padding = 0 if pad_token is None else self.input_ids.numel() - int(row_lengths(self, pad_token).sum())
-        return SupervisedBatch(self.input_ids, positions, flat[positions], padding=padding)
+        """The same batch with its scored positions listed, which the model needs to skip all other logits.
+
+        The last column is left out if it has no target, as is so with rows of a task: no position would look at it.
+        """
+        read = self if (self.targets[:, -1] != IGNORE).any() else Batch(*(x[:, :-1].contiguous() for x in self))
+        padding = 0 if pad_token is None else read.input_ids.numel() - int(row_lengths(read, pad_token).sum())
+        return SupervisedBatch.of(read)._replace(padding=padding)
 
 
 class SupervisedBatch(NamedTuple):
@@ -45,7 +47,19 @@ class SupervisedBatch(NamedTuple):
     starts: Tensor | None = None  # int64 (B, T): where the row of each token begins, if rows share contexts
     rows_inside: int | None = None  # examples in it, if rows share contexts
     padding: int = 0  # tokens that only fill rows up
+    first: int = 0  # column before which nothing is scored
     fillers: int = 0  # of the positions, at the end: they only fill up, and their labels are IGNORE
+
+    @classmethod
+    def of(cls, batch: Batch) -> "SupervisedBatch":
+        """All columns of a batch."""
+        flat = batch.targets.flatten()
+        positions = (flat != IGNORE).nonzero().squeeze(1)
+        first = int((positions % batch.input_ids.shape[1]).min()) if len(positions) else 0
+        return cls(batch.input_ids, positions, flat[positions], first=first)
+
+    def supervised(self, pad_token: int | None = None) -> "SupervisedBatch":
+        return self
 
     @property
     def examples(self) -> int:
@@ -59,7 +73,8 @@ class SupervisedBatch(NamedTuple):
     def filled(self, multiple: int) -> "SupervisedBatch":
         """With positions that count for nothing, up to a multiple, so that batches have few shapes."""
         fillers = -len(self.labels) % multiple
-        positions, labels = F.pad(self.positions, (0, fillers)), F.pad(self.labels, (0, fillers), value=IGNORE)
+        positions = torch.cat([self.positions, self.positions[:1].expand(fillers)])
+        labels = F.pad(self.labels, (0, fillers), value=IGNORE)
         return self._replace(positions=positions, labels=labels, fillers=fillers)
 
     def mapped(self, move: Callable[[Tensor], Tensor]) -> "SupervisedBatch":

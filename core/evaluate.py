@@ -29,7 +29,7 @@ class Evaluation:
     and `oracle_error`, the standard error of `oracle_loss` as an estimate of its expectation over all sequences.
     """
 
-    def __init__(self, batches: Iterable[Batch], world: World, best: dict[str, float] | None = None):
+    def __init__(self, batches: Iterable[Batch | SupervisedBatch], world: World, best: dict[str, float] | None = None):
         """`batches` are this rank's share; `best` is added to every result."""
         self._batches = [batch.supervised() for batch in batches]
         self._world, self._best = world, best or {}
@@ -54,7 +54,7 @@ class Evaluation:
 
 def _score(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
     """float64 (5,): loss sum, scored tokens, right tokens, examples without a mistake, examples."""
-    hidden = model.hidden(batch.input_ids, batch.positions)
+    hidden = model.hidden(batch.input_ids, batch.positions, batch.starts, batch.first)
     parts = []
     for x, labels in zip(hidden.split(LOGIT_ROWS), batch.labels.split(LOGIT_ROWS), strict=True):
         logits = model.head(x).float()

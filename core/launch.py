@@ -16,7 +16,7 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from core.distributed import StopSignals
+from core.signals import StopSignals
 
 HANDED_ON = (signal.SIGTERM, signal.SIGUSR1)
 STOPPED = StopSignals.STATUS[signal.SIGTERM]

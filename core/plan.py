@@ -1,7 +1,7 @@
 """What a run is to do, and how: given to the loop by whoever starts it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from core.evaluate import Slices
@@ -20,6 +20,7 @@ class Phase:
     batch_size: int  # examples per micro-batch, on each rank
     lr: Callable[[int], float]
     pack_to: int | None = None  # rows share contexts of so many tokens, each still seeing itself alone
+    facts: Mapping[str, Any] = field(default_factory=dict)  # said of it, beside its name, in each line of metrics
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Settings:
     """How a plan is carried out. Intervals are in updates; None means never (and always at the end)."""
 
     seed: int = 0  # of dropout; data and weights have theirs
+    optimizer: Literal["adamw", "muon"] = "adamw"
     accumulation: int = 1  # micro-batches per update, on each rank
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
@@ -56,6 +58,7 @@ class Definition:
     config: dict[str, Any]  # resolved, written to config.yaml
     identity: dict[str, Any]  # the part that decides on weights and metrics
     may_grow: Sequence[str] = ()  # keys of the identity that may be larger on resume; None counts as infinite
+    position: Callable[[int], dict[str, Any]] = lambda step: {}  # what a checkpoint after so many updates says as well
 
 
 # Of the model after so many updates; the first slice decides on patience, best checkpoint and the growth of sources.

@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from core import optim, trainer
 from core.batch import SupervisedBatch
-from core.distributed import StopSignals, World
+from core.distributed import World
 from core.errors import Interrupted, RunFailed, UserError
 from core.model import GPT, loss_sum
 from core.report import table
 from core.run_config import SavedRunConfig
+from core.signals import StopSignals
 from core.stacked import StackedGPT, side_by_side
 from core.trainer import Definition, Evaluate, Phase, Run, Settings
 
@@ -115,6 +116,8 @@ def check(replicas: Sequence[Replica], world: World) -> None:
         raise UserError("seeds: what dropout draws for one cannot be drawn for all at once; set dropout to 0")
     if first.settings.compile == "reduce-overhead" or first.settings.profile:
         raise UserError("seeds: compile: reduce-overhead and profile are for one run; use compile: true or no profile")
+    if first.settings.optimizer != "adamw":
+        raise UserError(f"seeds: {first.settings.optimizer} cannot move models side by side; use adamw, or one seed")
     if any(phase.pack_to for phase in first.plan):
         raise UserError("seeds: rows that share contexts cannot be trained side by side; set pack_to to null")
     for other in replicas[1:]:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from core import checkpoint, files, hf, optim, rng, tracking
-from core.batch import SupervisedBatch
+from core.batch import Batch, SupervisedBatch
 from core.config import write_yaml
-from core.distributed import StopSignals, World, ignore_orders_to_stop
+from core.distributed import World, ignore_orders_to_stop
 from core.errors import Interrupted, RunFailed, UserError
 from core.evaluate import Slices
 from core.model import LanguageModel, loss_sum
@@ -24,6 +24,7 @@ from core.parallel import spread
 from core.plan import Definition, Evaluate, Phase, Settings
 from core.prefetch import Prefetcher
 from core.profiler import Profiler
+from core.signals import StopSignals
 from core.source import Verdict
 from core.tracking import Tracker
 
@@ -61,6 +62,9 @@ def train(
     run = Run(model, plan, evaluate, settings, run_dir, world)
     with StopSignals() as stop, run.session(definition):
         for phase, step in run.remaining():
+            if step == 0 and len(plan) > 1:
+                facts = "".join(f", {name} {value}" for name, value in phase.facts.items())
+                world.say(f"phase {phase.name}: {phase.steps:,} updates{facts}")
             stop_status = run.update(run.next_batches(), phase.lr(step), stop.status)
             run.draw_consequences(phase.lr(step), stop_status)
             if stop_status and not run.is_done():
@@ -88,14 +92,17 @@ class Run:
         self.state = State()
         self.total = sum(phase.steps for phase in plan)
         self.identity: dict[str, Any] = {}
+        self.position: Callable[[int], dict[str, Any]] = lambda step: {}
         self.profiler = Profiler(run_dir, world, settings.profile)
         self.model.recomputes = settings.gradient_checkpointing
         self.is_graphed = settings.compile == "reduce-overhead"  # as CUDA graphs, of which each shape needs its own
         if self.is_graphed and any(phase.source.ragged or phase.pack_to for phase in plan):
             raise UserError("compile: reduce-overhead needs batches of one shape, but rows differ in length; use true")
+        if settings.parallel == "fsdp" and settings.optimizer == "muon":
+            raise UserError("parallel: fsdp divides the matrices that muon needs whole; use ddp, or optimizer: adamw")
         self.parallel = spread(model, world, settings.parallel, settings.compile)
-        trained = self.parallel.trained
-        self.optimizer = optim.adamw(trained, lr=0.0, weight_decay=settings.weight_decay, betas=settings.betas)
+        make, trained = optim.OPTIMIZERS[settings.optimizer], self.parallel.trained
+        self.optimizer = make(trained, lr=0.0, weight_decay=settings.weight_decay, betas=settings.betas)
         if self.is_graphed:  # gradients are added to memory of our own: a graph's is written again at each replay
             for parameter in self.parallel.parameters:
                 parameter.grad = torch.zeros_like(parameter)
@@ -111,7 +118,7 @@ class Run:
         with ExitStack() as stack:
             stack.enter_context(self.failing_in_words())
             if self.world.is_main:
-                stack.enter_context(checkpoint.lock(self.run_dir))
+                stack.enter_context(files.lock(self.run_dir))
             self.restore(definition)
             step, settings = self.state.step, self.settings
             tracker = Tracker(self.run_dir, step, self.total, self.world.is_main, settings.wandb, is_shown)
@@ -158,7 +165,7 @@ class Run:
         numbers = [(step * A + j) * W + self.world.rank for j in range(A)]
         batches = (phase.source.batch("train", n * B, (n + 1) * B) for n in numbers)
         pad, to = self.settings.pad_token, phase.pack_to
-        made = [packed(b, to, pad) if to else b.supervised(pad) for b in batches]
+        made = [packed(b, to, pad) if to and isinstance(b, Batch) else b.supervised(pad) for b in batches]
         if self.is_graphed:
             made = [b.filled(max(1, b.input_ids.numel() // SHAPES)) for b in made]
         return [b.pinned(self.world.device) for b in made]
@@ -275,7 +282,7 @@ class Run:
     def where(self) -> dict[str, Any]:
         phase, _ = self.locate(max(self.state.step - 1, 0))
         position = {name: getattr(self.state, name) for name in ("step", "tokens", "examples")}
-        return {**position, "phase": phase.name}
+        return {**position, "phase": phase.name, **phase.facts}
 
     def log(self, lr: float) -> None:
         """Writes the mean training loss since the last time, over all ranks."""
@@ -345,7 +352,7 @@ class Run:
         phase, _ = self.locate(state.step - 1)
         sources = {phase.name: phase.source.state_dict() for phase in self.plan}
         position = {**asdict(state), "window": window, "phase": phase.name}
-        record = {**position, "sources": sources, "identity": self.identity}
+        record = {**self.position(state.step), **position, "sources": sources, "identity": self.identity}
         self.tracker.flush()
         checkpoint.save(self.run_dir, state.step, self.model, optimizer_state, record, self.settings.pad_token)
         if is_best:
@@ -361,7 +368,7 @@ class Run:
 
     def restore(self, definition: Definition) -> None:
         """Goes on from the newest intact checkpoint, or starts; then writes config.yaml. Raises UserError."""
-        self.identity = json.loads(json.dumps(definition.identity))
+        self.identity, self.position = json.loads(json.dumps(definition.identity)), definition.position
         steps, run_dir = checkpoint.list_steps(self.run_dir), self.run_dir
         if (best := run_dir / "best").exists() and not best.is_symlink():  # as a copy that follows links leaves it
             kind = "folder" if best.is_dir() else "file"

@@ -152,14 +152,17 @@ class RecurrentOLMo3(LanguageModel):
         positions: Tensor | None = None,
         starts: Tensor | None = None,
         labels: Tensor | None = None,
+        first: int = 0,
     ) -> Tensor:
         """As in `LanguageModel`; with ACT the loss is the weighted one of every loop, and to it comes the weights'
         divergence from equal ones, once for each position."""
         if labels is None or not self.recurrence.act.enabled:
-            return super().forward(input_ids, positions, starts, labels)
+            return super().forward(input_ids, positions, starts, labels, first)
         return self._act_loss(list(self.steps(input_ids, positions, starts)), labels)
 
-    def hidden(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None, first: int = 0
+    ) -> Tensor:
         """What `head` turns into logits: after the last loop, or if tokens halt on their own (`halting: token`) after
         the first loop at which a token's weights reach one half. (B, T, C), or (N, C) for `positions`."""
         act = self.recurrence.act

@@ -53,9 +53,9 @@ def test_what_cannot_be_is_refused(train, tmp_path, capsys, changes, words):
 
 
 def test_padding_is_counted(train):
-    """`set` of 6 items: 13 tokens, of which as many are padding as items occur again."""
+    """`set` of 6 items: of 12 tokens read, as many are padding as items occur again, beyond the first."""
     run = train("run")
     share = json.loads((run / "summary.json").read_text())["session"]["padding_share"]
-    assert 0.05 < share < 0.4
+    assert 0.01 < share < 0.3
     sort = train("sort", task="sort")
     assert json.loads((sort / "summary.json").read_text())["session"]["padding_share"] == 0
