@@ -74,6 +74,15 @@ def test_the_memory_of_an_update_is_known_before(tmp_path, precision, recomputes
     assert peak_of_update(model, [one], precision) == pytest.approx(measured, rel=0.05)
 
 
+def test_a_prompt_that_is_not_scored_can_be_predicted_too():
+    """The last block's queries begin at the answer; how many there are changes little."""
+    whole = batch(64)
+    answers = Batch(whole.input_ids, torch.where(torch.arange(32) < 16, IGNORE, whole.targets))
+    assert answers.supervised().first == 16
+    model = GPT(GPTConfig(**SHAPE))
+    assert 0.6 < peak_of_update(model, [answers.supervised()]) / peak_of_update(model, [whole.supervised()]) <= 1
+
+
 PEAK = """
 import resource, sys, torch
 from core.model import cross_entropy_sum
