@@ -146,10 +146,11 @@ def test_killed_around_a_transition_it_ends_the_same(curriculum, monkeypatch, wh
             raise Killed
         flush(path)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(trainer.Run, "update", stop_at)
         patch.setattr(files, "flush", stop_in_save)
-        cli.main(["start", "--type", file])
+        with pytest.raises(Killed):
+            cli.main(["start", "--type", file])
     assert cli.main(["resume", "--type", file]) == 0
     assert_same_run("run", "whole")
 
