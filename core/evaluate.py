@@ -54,7 +54,7 @@ class Evaluation:
 
 def _score(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
     """float64 (5,): loss sum, scored tokens, right tokens, examples without a mistake, examples."""
-    hidden = model.hidden(batch.input_ids, batch.positions, batch.starts)
+    hidden = model.hidden(batch.input_ids, batch.positions, batch.starts, batch.first)
     parts = []
     for x, labels in zip(hidden.split(LOGIT_ROWS), batch.labels.split(LOGIT_ROWS), strict=True):
         logits = model.head(x).float()
