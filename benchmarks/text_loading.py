@@ -36,13 +36,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = loading(options.gigabytes, options.batch_size, Path(folder))
-    facts = report.machine("torch", "numpy")
-    print(report.sentence(facts))
-    for name, value in result.items():
-        print(f"{name:<30}{value}")
-    if options.json:
-        report.write(options.json, facts, [result])
-    return 0 if result["within the bar"] else 1
+    return report.conclude(report.machine("torch", "numpy"), result, options.json)
 
 
 def loading(gigabytes: float, size: int, folder: Path) -> dict[str, Any]:

@@ -33,13 +33,7 @@ def main() -> int:
         result = writing(options.tokens, Path(folder))
     from benchmarks import report  # which loads PyTorch
 
-    facts = report.machine("numpy", "tokenizers")
-    print(report.sentence(facts))
-    for name, value in result.items():
-        print(f"{name:<30}{value}")
-    if options.json:
-        report.write(options.json, facts, [result])
-    return 0 if result["within the bar"] else 1
+    return report.conclude(report.machine("numpy", "tokenizers"), result, options.json)
 
 
 class MadeText(Documents):
