@@ -119,9 +119,11 @@ class AblationConfig(TrainingConfig):
     budgets: list[Literal["tokens", "flops"]] = free(
         ["tokens", "flops"], min_length=1, description="what the arms have the same of: tokens, and operations"
     )
-    lr_schedule: Literal["restart", "continuous"] = Field(
-        "continuous", description="continuous: the same for every arm"
-    )
+    lr_schedule: Literal["continuous"] = Field("continuous", description="the same course for every arm")
+
+    def _trains_side_by_side(self) -> Self:
+        """What cannot be trained side by side is trained one seed after the other."""
+        return self
 
 
 class GenerateConfig(Config):
