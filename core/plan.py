@@ -42,6 +42,7 @@ class Settings:
     eval_every: int | None = None
     save_every: int | None = None
     save_steps: Sequence[int] = ()  # extra checkpoints, which the limit does not touch
+    milestones: Sequence[int] = ()  # updates after which all of this is done, and whose checkpoints are kept as well
     save_total_limit: int | None = None
     patience: int | None = None  # evaluations without a lower validation loss before the run ends
     workers: int = 1  # threads that make batches ahead

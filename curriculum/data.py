@@ -32,7 +32,7 @@ def source_of(config: DataConfig, text: Text) -> Documents:
     if text.dataset_key == SCRAPE:
         from curriculum.sources.web import WebPages
 
-        return WebPages((text.source_path or [config.web_sources])[0])
+        return WebPages((text.source_path or [config.web_sources])[0], folder=f"{config.data_dir}/web")
     if text.dataset_key == SENTENCES:
         from curriculum.sources.sentences import SimpleSentences
 
@@ -48,13 +48,26 @@ def source_of(config: DataConfig, text: Text) -> Documents:
     )
 
 
+def sources_of(config: DataConfig) -> list[Documents]:
+    """One for each text. Raises UserError with a line for each that is not there."""
+    sources, problems = [], []
+    for text in config.texts:
+        try:
+            sources.append(source_of(config, text))
+        except UserError as error:
+            problems += [f"{text.name}: {problem}" for problem in error.problems]
+    if problems:
+        raise UserError(*problems)
+    return sources
+
+
 def initialize(config: InitializeConfig) -> list[dict[str, Any]]:
     """Makes the token files of all stages, leaving those that are complete and unchanged; returns a row for each.
 
     May be killed at any moment and started again. Raises UserError, before any work, for what is missing, and for a
     text that is too short.
     """
-    sources = [source_of(config, text) for text in config.texts]
+    sources = sources_of(config)
     chosen = tokenizer.load(config.tokenizer)
     folder = home(config.data_dir)
     try:
@@ -119,7 +132,7 @@ def paths_of(config: DataConfig, text: Text) -> list[Path]:
 def is_current(paths: Sequence[Path], asked: dict[str, Any], source: Documents) -> bool:
     """Whether the files are whole and were made from what is asked for now, of which the version has not changed.
 
-    The version of the hub's main branch is not asked for again: what was made from it stays until it is deleted.
+    Nothing is asked of the network: what was made from the hub or from web pages stays until its list or keys change.
     """
     metas = [meta_of(path) for path in paths]
     if not all(meta is not None and all(meta[key] == asked[key] for key in asked) for meta in metas):
@@ -130,8 +143,8 @@ def is_current(paths: Sequence[Path], asked: dict[str, Any], source: Documents) 
     except UserError as error:
         print(f"  ! {error}: making it again")
         return False
-    is_remote = isinstance(source, HubDataset) and not source.is_local
-    return is_remote or all(meta is not None and meta["version"] == source.version() for meta in metas)
+    is_here = isinstance(source, LocalFiles) or (isinstance(source, HubDataset) and source.is_local)
+    return not is_here or all(meta is not None and meta["version"] == source.version() for meta in metas)
 
 
 def separate(config: DataConfig, text: Text, whole: TokenFile, paths: Sequence[Path]) -> None:

@@ -104,6 +104,8 @@ def windows_of(
         if not stage.replay:
             return own, own
         long_enough = [file for file in earlier if len(file) > block]
+        if not long_enough:
+            raise ValueError(f"no earlier stage has a window of {block} tokens to replay")
         return own, Replay(own, windows(long_enough, f"replay in {stage.name}"), stage.replay)
     except ValueError as error:
         raise UserError(f"{stage.name}: {error}") from error
@@ -193,8 +195,11 @@ class Shuffled(Source):
 
 
 def shuffled(config: TrainingConfig, parts: Sequence[Part], world_size: int) -> list[Phase]:
-    """One phase with the updates of all parts in random order. (Tokens per update must be the same in all.)"""
+    """One phase with the updates of all parts in random order, the same for every `seed`.
+
+    Tokens per update must be the same in all parts.
+    """
     steps = sum(part.steps for part in parts)
-    source = Shuffled(parts, config.gradient_accumulation_steps * world_size, config.seed)
+    source = Shuffled(parts, config.gradient_accumulation_steps * world_size, config.data_seed)
     lr = course(config, config.lr, steps, warmup_of(config, parts[0]))
     return [Phase("shuffled", source, steps, 1, lr)]
