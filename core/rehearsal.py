@@ -26,7 +26,7 @@ def rehearse(model: LanguageModel, plan: Sequence[Phase], settings: Settings, wo
     run.tracker = Tracker(Path(), 0, run.total, is_main=False)
     batches = run.make_update(0)
     needed = memory.predicted(model, batches, settings.precision, world.size, settings.parallel == "fsdp")
-    predicted = "-" if needed is None else f"{needed / 2**20:,.0f} MiB"
+    predicted = "-" if needed is None else f"{needed / 2**20:,.1f} MiB"
     world.say(f"{'predicted for tensors':<28}{predicted}")
     before = memory_in_use(world)
     run.update(batches, 0.0, 0)  # compiles and warms up
