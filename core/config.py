@@ -158,7 +158,7 @@ def check(schema: Schema, grouped: dict[str, Any], flags: dict[str, str], file: 
 
     def origin(key: str) -> str:
         place = places.get(key, key)
-        return words[key] if key in words else f"{file}: {place}" if file else place
+        return words.get(key, f"{file}: {place}" if file else place)
 
     try:
         return model.model_validate(values)

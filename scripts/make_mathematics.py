@@ -55,8 +55,12 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that is to hold train-easy, ..., extrapolate")
-    parser.add_argument("--train", type=positive, default=900, metavar="N", help="of each module, a third each easy, medium, hard")
-    parser.add_argument("--test", type=positive, default=20, metavar="N", help="of each module, and again for extrapolation")
+    parser.add_argument(
+        "--train", type=positive, default=900, metavar="N", help="of each module, in thirds easy, medium, hard"
+    )
+    parser.add_argument(
+        "--test", type=positive, default=20, metavar="N", help="of each module, interpolated and extrapolated"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--modules", default="", metavar="A,B", help="only those whose names begin so")
     parser.add_argument("--processes", type=positive, default=1)
@@ -131,7 +135,7 @@ def make(job: tuple[Path, int, int]) -> tuple[str, int, float, str]:
     path, number, seed = job
     name, started = f"{path.parent.name}/{path.stem}", time.perf_counter()
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (the generator draws from it)
     module = all_modules()[path.parent.name][path.stem]
     try:
         problems = [generate.sample_from_module(module)[0] for _ in range(number)]
