@@ -27,15 +27,11 @@ class Batch(NamedTuple):
         length = int(used[-1]) + 1 if len(used) else 0
         return self if length == self.input_ids.shape[1] else Batch(*(x[:, :length].contiguous() for x in self))
 
-    def supervised(self, begin_token: int | None = None) -> "SupervisedBatch":
-        """The same batch with its scored positions listed, which the model needs to skip all other logits.
-
-        With `begin_token`, each of these in a row begins a row of its own, which sees nothing before it.
-        """
+    def supervised(self) -> "SupervisedBatch":
+        """The same batch with its scored positions listed, which the model needs to skip all other logits."""
         flat = self.targets.flatten()
         positions = (flat != IGNORE).nonzero().squeeze(1)
-        starts = None if begin_token is None else _starts(self.input_ids == begin_token)
-        return SupervisedBatch(self.input_ids, positions, flat[positions], starts)
+        return SupervisedBatch(self.input_ids, positions, flat[positions])
 
 
 class SupervisedBatch(NamedTuple):
@@ -46,6 +42,9 @@ class SupervisedBatch(NamedTuple):
     labels: Tensor  # int64 (N,), the token to predict at each of them
     starts: Tensor | None = None  # int64 (B, T): where the row of each token begins, if rows share contexts
     rows_inside: int | None = None  # examples in it, if rows share contexts
+
+    def supervised(self) -> "SupervisedBatch":
+        return self
 
     @property
     def examples(self) -> int:
@@ -65,12 +64,6 @@ class SupervisedBatch(NamedTuple):
     def to(self, device: torch.device) -> "SupervisedBatch":
         """On `device`, without waiting for the copy."""
         return self._each(lambda x: x.to(device, non_blocking=True)) if device.type == "cuda" else self
-
-
-def _starts(begins: Tensor) -> Tensor:
-    """The column of the last beginning at or before each column, int64 (B, T); a row's first column is one."""
-    columns = torch.arange(begins.shape[1])
-    return torch.where(begins, columns, 0).cummax(dim=1).values
 
 
 def concatenate(batches: Sequence[Batch], pad_token: int | None = None) -> Batch:

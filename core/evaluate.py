@@ -29,15 +29,9 @@ class Evaluation:
     and `oracle_error`, the standard error of `oracle_loss` as an estimate of its expectation over all sequences.
     """
 
-    def __init__(
-        self,
-        batches: Iterable[Batch],
-        world: World,
-        best: dict[str, float] | None = None,
-        begin_token: int | None = None,
-    ):
-        """`batches` are this rank's share; `best` is added to every result; `begin_token`: as in `Phase`."""
-        self._batches = [batch.supervised(begin_token) for batch in batches]
+    def __init__(self, batches: Iterable[Batch | SupervisedBatch], world: World, best: dict[str, float] | None = None):
+        """`batches` are this rank's share; `best` is added to every result."""
+        self._batches = [batch.supervised() for batch in batches]
         self._world, self._best = world, best or {}
 
     @classmethod

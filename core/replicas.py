@@ -115,8 +115,6 @@ def check(replicas: Sequence[Replica], world: World) -> None:
         raise UserError("seeds: what dropout draws for one cannot be drawn for all at once; set dropout to 0")
     if any(phase.pack_to for phase in first.plan):
         raise UserError("seeds: rows that share contexts cannot be trained side by side; set pack_to to null")
-    if any(phase.begin_token is not None for phase in first.plan):
-        raise UserError("seeds: parts of rows that see themselves alone cannot be trained side by side; one seed can")
     for other in replicas[1:]:
         alike = replace(other.settings, seed=first.settings.seed, wandb=first.settings.wandb)
         assert alike == first.settings, "they differ in more than the seed"

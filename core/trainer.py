@@ -35,7 +35,6 @@ class Phase:
     batch_size: int  # examples per micro-batch, on each rank
     lr: Callable[[int], float]
     pack_to: int | None = None  # rows share contexts of so many tokens, each still seeing itself alone
-    begin_token: int | None = None  # where it stands in a row, what follows sees nothing before it
 
 
 @dataclass(frozen=True)
@@ -195,8 +194,8 @@ class Run:
         A, W, B = self.settings.accumulation, self.world.size, phase.batch_size
         numbers = [(step * A + j) * W + self.world.rank for j in range(A)]
         batches = (phase.source.batch("train", n * B, (n + 1) * B) for n in numbers)
-        pad, to, begin = self.settings.pad_token, phase.pack_to, phase.begin_token
-        return [(packed(b, to, pad) if to else b.supervised(begin)).pinned(self.world.device) for b in batches]
+        pad, to = self.settings.pad_token, phase.pack_to
+        return [(packed(b, to, pad) if to else b.supervised()).pinned(self.world.device) for b in batches]
 
     def update(self, batches: list[SupervisedBatch], lr: float, stop_status: int) -> int:
         """Moves the weights once. Returns the exit status that a signal to any rank asks for, 0 if none came."""

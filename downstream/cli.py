@@ -1,6 +1,7 @@
 """What pretraining buys: transfer weights into a model, train it on a task, measure it.
 
 python -m downstream.cli algorithmic --config downstream/algorithmic_tasks/configs/procedural.yaml [--key value ...]
+python -m downstream.cli math --config downstream/semantic/configs/deepmind_math.yaml [--key value ...]
 python -m downstream.cli grid --config configs/transfer_grid_cpu.yaml [--processes 2 --slurm --shard 0/8]
 python -m downstream.cli report --grid results/transfer_grid_cpu [--metric exact_match]
 python -m downstream.cli inspect additionstream_3 [--show 2 --stats --duplicates]
@@ -8,14 +9,23 @@ python -m downstream.cli export additionstream_3 --out data/additionstream_3 [--
 """
 
 import sys
+from functools import partial
 
 from core.cli import Verb, run_verbs
 from downstream import grid, grid_report
 from downstream.algorithmic_tasks import run as algorithmic
 from downstream.algorithmic_tasks.config import AlgorithmicConfig, LookConfig, WriteConfig
+from downstream.semantic import run as semantic
+from downstream.semantic.config import MathConfig
+from downstream.semantic.problem_corpus import ProblemCorpus
 
 VERBS = {
     "algorithmic": Verb(algorithmic.train, lambda values: AlgorithmicConfig, rehearsal=algorithmic.rehearse),
+    "math": Verb(
+        partial(semantic.train, ProblemCorpus),
+        lambda values: MathConfig,
+        rehearsal=partial(semantic.rehearse, ProblemCorpus),
+    ),
     "grid": Verb(grid.run, lambda values: grid.GridConfig),
     "report": Verb(grid_report.report, lambda values: grid_report.ReportConfig),
     "inspect": Verb(algorithmic.look, lambda values: LookConfig, word="task"),

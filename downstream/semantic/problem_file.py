@@ -177,4 +177,3 @@ def hash_questions(characters: np.ndarray, starts: np.ndarray, lengths: np.ndarr
         2**64, size=int(lengths.max(initial=0)), dtype=np.uint64
     )
     return rng.mix(np.add.reduceat(codes * weights[place], np.cumsum(lengths) - lengths))
-

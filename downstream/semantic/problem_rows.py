@@ -5,9 +5,10 @@ from math import gcd
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from core import rng
-from core.batch import IGNORE, Batch
+from core.batch import IGNORE, Batch, SupervisedBatch
 from core.source import Source
 from downstream.semantic.problem_file import BOS, DIFFICULTIES, END, PAD, SEP, Group, Problems
 
@@ -76,8 +77,9 @@ class Stream:
 class ProblemRows(Source):
     """Rows of whole problems, in the order of the stream: as many as fit into `seq_length` tokens, then pads."""
 
-    def __init__(self, problems: Problems, seed: int, seq_length: int, end_token: bool):
-        self.problems, self.seq_length, self.end_token = problems, seq_length, end_token
+    def __init__(self, problems: Problems, seed: int, seq_length: int, end_token: bool, isolated: bool = False):
+        """`isolated`: each problem sees itself alone; else also those before it in its row."""
+        self.problems, self.seq_length, self.end_token, self.isolated = problems, seq_length, end_token, isolated
         self.stream = Stream(problems, seed)
         self._bounds = np.zeros(1, dtype=np.int64)  # where in the stream each row begins, as far as is known
         self._lock = threading.Lock()
@@ -100,13 +102,13 @@ class ProblemRows(Source):
             place = follows[place]
         self._bounds = np.concatenate([self._bounds, np.array(found, dtype=np.int64)])
 
-    def batch(self, split: str, start: int, stop: int) -> Batch:
+    def batch(self, split: str, start: int, stop: int) -> Batch | SupervisedBatch:
         assert split == "train"
         bounds = self.bounds(start, stop)
         row = np.repeat(np.arange(stop - start), np.diff(bounds))  # of each problem
-        return written(
-            self.problems, self.stream.numbers(np.arange(bounds[0], bounds[-1])), row, self.seq_length, self.end_token
-        )
+        numbers = self.stream.numbers(np.arange(bounds[0], bounds[-1]))
+        batch, starts = written(self.problems, numbers, row, self.seq_length, self.end_token)
+        return batch.supervised()._replace(starts=starts) if self.isolated else batch
 
 
 def row_lengths(problems: Problems, numbers: np.ndarray, end_token: bool) -> np.ndarray:
@@ -114,8 +116,13 @@ def row_lengths(problems: Problems, numbers: np.ndarray, end_token: bool) -> np.
     return problems.lengths(numbers) + 2 + end_token
 
 
-def written(problems: Problems, numbers: np.ndarray, row: np.ndarray, width: int, end_token: bool) -> Batch:
-    """Problems one after the other in the rows that `row`, ascending, says; the answers, with their end, are scored."""
+def written(
+    problems: Problems, numbers: np.ndarray, row: np.ndarray, width: int, end_token: bool
+) -> tuple[Batch, Tensor]:
+    """Problems one after the other in the rows that `row`, ascending, says; the answers, with their end, are scored.
+
+    Beside them, int64 (B, width), the column where the problem of each token begins; a pad is one by itself.
+    """
     lengths = row_lengths(problems, numbers, end_token)
     before = np.cumsum(lengths) - lengths
     is_first = np.diff(row, prepend=-1) > 0
@@ -133,8 +140,9 @@ def written(problems: Problems, numbers: np.ndarray, row: np.ndarray, width: int
 
     input_ids = np.full((int(row[-1]) + 1, width), PAD)
     targets = np.full_like(input_ids, IGNORE)
+    starts = np.tile(np.arange(width), (len(input_ids), 1))
     at = row[of], begins[of] + column
-    input_ids[at] = tokens
+    input_ids[at], starts[at] = tokens, begins[of]
     is_asked = (column >= separator) & (column < lengths[of] - 1)
     targets[at[0][is_asked], at[1][is_asked]] = tokens[1:][is_asked[:-1]]
-    return Batch(torch.from_numpy(input_ids), torch.from_numpy(targets))
+    return Batch(torch.from_numpy(input_ids), torch.from_numpy(targets)), torch.from_numpy(starts)
