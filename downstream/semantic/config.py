@@ -51,7 +51,7 @@ class SemanticConfig(AdaptationConfig):
         "report_to": "write wandb_enable: true or false",
         "note": "write wandb_name",
         "mixed_precision": "write precision: auto, fp32 or bf16",
-        "gradient_checkpointing": "there is none; a smaller batch_size with more gradient_accumulation_steps needs less",
+        "gradient_checkpointing": "there is none; a smaller batch_size, with more gradient_accumulation_steps, needs less",
         "use_callback": "write the updates to save beside save_steps, such as further_saves: [100, 200, 400]",
         "use_c4_1m": "as many documents are read as the run needs; max_documents: 1000000 bounds them",
         "max_eval_steps": "write eval_windows, or for mathematics eval_problems",
@@ -215,12 +215,10 @@ class CodeParrotConfig(TextConfig):
     text_column: str = Field("content", min_length=1, description="key of the text in .jsonl, .parquet and on the hub")
     dataset: str = Field("codeparrot/codeparrot-clean-train", min_length=1, description="data set of the hub")
     validation_dataset: str | None = Field(
-        "codeparrot/codeparrot-clean-valid", description="data set of the hub; null: the validation split of dataset"
+        "codeparrot/codeparrot-clean-valid", description="of the hub; null: the validation split of dataset"
     )
     shuffle_buffer: int = Field(1000, ge=0, description="documents of the hub among which the next one is drawn")
-    eval_windows: int | None = Field(
-        1600, ge=1, description="rows measured on, spread over the validation set; null: all"
-    )
+    eval_windows: int | None = Field(1600, ge=1, description="rows measured on, spread over the set; null: all")
     tokenizer: str = Field(
         "codeparrot/codeparrot",
         min_length=1,

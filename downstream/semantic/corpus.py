@@ -36,8 +36,8 @@ def check_passes(corpus: Corpus, config: SemanticConfig) -> None:
         steps = int(config.max_steps / corpus.passes * config.passes)
         fewer = f"max_steps {steps} or " if steps else ""
         raise UserError(
-            f"passes: {config.max_steps} updates go {corpus.passes:.3g} times through the data, {config.passes} allowed; "
-            f"set {fewer}passes {-(-corpus.passes // 1):.0f}"
+            f"passes: {config.max_steps} updates go {corpus.passes:.3g} times through the data, {config.passes} allowed"
+            f"; set {fewer}passes {-(-corpus.passes // 1):.0f}"
         )
 
 

@@ -59,7 +59,7 @@ class Problems:
         self.question = np.load(folder / "question.npy", mmap_mode="r")  # uint16 (problems,)
 
     def of(self, *regimes: str) -> list[Group]:
-        return [group for group in self.groups if group.regime in regimes and group.size]
+        return [group for regime in regimes for group in self.groups if group.regime == regime and group.size]
 
     def lengths(self, numbers: np.ndarray) -> np.ndarray:
         """Characters of question and answer together, int64."""
