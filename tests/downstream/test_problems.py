@@ -1,6 +1,5 @@
 """Mathematics problems: the files they are read from, the stream and the rows they come in, and how they are scored."""
 
-import random
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -18,29 +17,6 @@ from core.model import GPT, GPTConfig
 from downstream.semantic.exam import ProblemExam, choose
 from downstream.semantic.problem_file import BOS, CHARACTERS, END, PAD, SEP, UNK, Group, Problems, encode, prepare
 from downstream.semantic.problem_rows import ProblemRows, Stream, written
-
-TRAIN = ("train-easy", "train-medium", "train-hard")
-
-
-def sums(count: int, seed: int) -> list[tuple[str, str]]:
-    draw = random.Random(seed)
-    pairs = [(draw.randrange(100), draw.randrange(1000)) for _ in range(count)]
-    return [(f"What is {a} + {b}?", str(a + b)) for a, b in pairs]
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory) -> Path:
-    """Two modules, of other sizes in each folder, and an extrapolated one of another name."""
-    root = tmp_path_factory.mktemp("archive")
-    for number, (folder, sizes) in enumerate(
-        {**dict.fromkeys(TRAIN, (30, 7)), "train-hard": (11, 4), "interpolate": (9, 6), "extrapolate": (5,)}.items()
-    ):
-        (root / folder).mkdir()
-        for module, size in enumerate(sizes):
-            name = "add_big" if folder == "extrapolate" else f"add_{module}"
-            text = "".join(f"{question}\n{answer}\n" for question, answer in sums(size, 10 * number + module))
-            (root / folder / f"{name}.txt").write_text(text)
-    return root
 
 
 @pytest.fixture(scope="module")
