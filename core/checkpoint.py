@@ -1,12 +1,10 @@
 """Checkpoints: folders that appear whole or not at all, prove that they are intact, and that `transformers` loads."""
 
-import fcntl
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from core import files, hf, optim
-from core.errors import UserError
 
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -132,20 +129,6 @@ def link_best(run_dir: Path, step: int) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(folder(run_dir, step).name)
     link.replace(run_dir / "best")
-
-
-@contextmanager
-def lock(run_dir: Path) -> Iterator[None]:
-    """Holds the run's folder; raises UserError if another process does. The system frees it when a process dies."""
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context((run_dir / ".lock").open("a"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{run_dir}: another run is writing here; wait for it or choose another folder") from None
-        except OSError as error:
-            raise UserError(f"{run_dir}: cannot be locked: {error}") from error
-        yield
 
 
 def _write_manifest(path: Path) -> None:

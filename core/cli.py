@@ -11,8 +11,8 @@ from itertools import takewhile
 from typing import Any
 
 from core import config
-from core.distributed import leave_on_signals
 from core.errors import CommandError, UserError
+from core.signals import leave_on_signals
 
 HELP_FLAGS = ("--help", "-h")
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # PyTorch's words, on a GPU and on a CPU

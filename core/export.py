@@ -12,10 +12,9 @@ from pydantic import Field
 from tqdm import tqdm
 
 from core.batch import Batch
-from core.checkpoint import lock
 from core.config import Config, home
 from core.errors import UserError
-from core.files import flush, partial_of, write_whole
+from core.files import flush, lock, partial_of, write_whole
 from core.show import View
 
 PLAN = "export.json"  # what is being written; there before the first row

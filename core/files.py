@@ -1,12 +1,19 @@
 """Files that are whole or not there, and whose failures are the system's own words."""
 
+import fcntl
 import os
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+
+from core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -26,7 +33,14 @@ def partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+def save_file(tensors: "dict[str, Tensor]", path: Path, metadata: dict[str, str] | None = None) -> None:
+    """The library's, imported when it is needed: what writes nothing but text can do without PyTorch."""
+    from safetensors import torch
+
+    torch.save_file(tensors, path, metadata)
+
+
+def write_tensors(tensors: "dict[str, Tensor]", path: Path, metadata: dict[str, str] | None = None) -> None:
     """A safetensors file, for all who may read the folder: the library's are for their owner alone.
 
     Raises OSError, where the library would tell of a full disk by an error of its own.
@@ -48,3 +62,17 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Holds a folder; raises UserError if another process does. The system frees it when a process dies."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context((folder / ".lock").open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another run is writing here; wait for it or choose another folder") from None
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be locked: {error}") from error
+        yield

@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from core import optim, trainer
 from core.batch import SupervisedBatch
-from core.distributed import StopSignals, World, join
+from core.distributed import World, join
 from core.errors import Interrupted, RunFailed, UserError
 from core.model import GPT, loss_sum
 from core.report import table
 from core.run_config import SavedRunConfig
+from core.signals import StopSignals
 from core.stacked import StackedGPT, side_by_side
 from core.trainer import Definition, Evaluate, Phase, Run, Settings
 

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from enum import Enum
 from typing import Any, Protocol
 
-from core.batch import Batch, concatenate
+from core.batch import Batch, SupervisedBatch, concatenate
 from core.split import draw_block
 from core.task import Task
 
@@ -20,8 +20,11 @@ class Verdict(Enum):
 
 
 class Source(Protocol):
-    def batch(self, split: str, start: int, stop: int) -> Batch:
-        """Examples start .. stop - 1 of a split. Called from several threads."""
+    def batch(self, split: str, start: int, stop: int) -> Batch | SupervisedBatch:
+        """Examples start .. stop - 1 of a split; supervised already if rows hold documents that see only themselves.
+
+        Called from several threads.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from core import checkpoint, files, optim, rng, tracking
-from core.batch import SupervisedBatch
+from core.batch import Batch, SupervisedBatch
 from core.config import write_yaml
-from core.distributed import StopSignals, World
+from core.distributed import World
 from core.errors import Interrupted, RunFailed, UserError
 from core.evaluate import Slices
 from core.model import LanguageModel, loss_sum
 from core.packing import packed
 from core.prefetch import Prefetcher
+from core.signals import StopSignals
 from core.source import Source, Verdict
 from core.tracking import Tracker
 
@@ -148,7 +149,7 @@ class Run:
         with ExitStack() as stack:
             stack.enter_context(self.failing_in_words())
             if self.world.is_main:
-                stack.enter_context(checkpoint.lock(self.run_dir))
+                stack.enter_context(files.lock(self.run_dir))
             self.restore(definition)
             step, settings = self.state.step, self.settings
             tracker = Tracker(self.run_dir, step, self.total, self.world.is_main, settings.wandb, is_shown)
@@ -195,7 +196,8 @@ class Run:
         numbers = [(step * A + j) * W + self.world.rank for j in range(A)]
         batches = (phase.source.batch("train", n * B, (n + 1) * B) for n in numbers)
         pad, to = self.settings.pad_token, phase.pack_to
-        return [(packed(b, to, pad) if to else b.supervised()).pinned(self.world.device) for b in batches]
+        rows = (packed(b, to, pad) if to and isinstance(b, Batch) else b.supervised() for b in batches)
+        return [batch.pinned(self.world.device) for batch in rows]
 
     def update(self, batches: list[SupervisedBatch], lr: float, stop_status: int) -> int:
         """Moves the weights once. Returns the exit status that a signal to any rank asks for, 0 if none came."""

@@ -236,6 +236,7 @@ def write(config: WriteConfig) -> None:
 def view(config: TrainConfig) -> View:
     """The sequences of the only phase, number by number, or digit by digit with the lowest first."""
     source = build_plan(config, choose(config), World())[0].source
+    assert isinstance(source, Mixture)
     return View(f"{config.type}, m = {config.m}", source.batch, str, splits=("train",))
 
 

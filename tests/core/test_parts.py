@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import optim, source
-from core.distributed import StopSignals, World, pick_device
+from core.distributed import World, pick_device
 from core.model import GPT, GPTConfig, loss_sum
 from core.prefetch import Prefetcher
 from core.schedule import SHAPES, factor
+from core.signals import StopSignals
 from core.source import TaskSource
 from procedural_data.sort import Sort
 

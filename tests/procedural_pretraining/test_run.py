@@ -199,7 +199,7 @@ def test_bf16_and_compile_train(train):
 def test_two_runs_on_one_folder_are_refused(tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
-    with checkpoint.lock(run):
+    with files.lock(run):
         held = subprocess.run(
             [sys.executable, "-m", "procedural_pretraining.cli", *flags(save_dir=run)], capture_output=True, text=True
         )
