@@ -146,16 +146,21 @@ class SemanticConfig(AdaptationConfig):
 class TextConfig(SemanticConfig):
     """C4 and CodeParrot: documents, one after the other, cut into rows."""
 
+    name: ClassVar[str]  # of folders of prepared data
+
     data: list[str] | None = free(
         None,
         min_length=1,
-        description="in place of the hub: folders or files, .txt, .md, .py, .jsonl, .parquet",
+        description="in place of the hub: folders or files of .txt, .md, .py, .jsonl, .parquet",
     )
     validation_data: list[str] | None = free(
         None, min_length=1, description="the same for validation; null: a part of data is held out"
     )
     validation_share: float = Field(
-        0.05, gt=0, lt=1, description="of data, about; whole folders of its first level, or whole files"
+        0.05,
+        gt=0,
+        lt=1,
+        description="of data, about; whole paths of several, else folders or files of the first level",
     )
     text_column: str = Field("text", min_length=1, description="key of the text in .jsonl, .parquet and on the hub")
     dataset: str = Field(min_length=1, description="data set of the hub")
@@ -177,6 +182,8 @@ class TextConfig(SemanticConfig):
 
 
 class C4Config(TextConfig):
+    name = "c4"
+
     model_name: Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"] | None = Field(
         None, description="in place of gpt2_size, the size of a published model"
     )
@@ -212,6 +219,8 @@ class C4Config(TextConfig):
 
 
 class CodeParrotConfig(TextConfig):
+    name = "codeparrot"
+
     text_column: str = Field("content", min_length=1, description="key of the text in .jsonl, .parquet and on the hub")
     dataset: str = Field("codeparrot/codeparrot-clean-train", min_length=1, description="data set of the hub")
     validation_dataset: str | None = Field(

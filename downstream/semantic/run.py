@@ -20,16 +20,16 @@ from downstream.semantic.corpus import Corpus, StopsAtPerplexity, check_passes
 
 LABELS = ("split", "regime", "module", "problems")
 T = TypeVar("T", bound=SemanticConfig)
-Open = Callable[[T, World], Corpus]
+Open = Callable[[Any, World], Corpus]
 
 
-def train(open_corpus: Open[T], config: T) -> list[dict[str, Any]]:
+def train(open_corpus: Open, config: T) -> list[dict[str, Any]]:
     """Transfers, trains, tests, saves and draws. Returns the summary in `run_dir/summary.json`, of each seed."""
     check_device(config.device)
     return carry_out(config, partial(prepare, open_corpus), LABELS)
 
 
-def prepare(open_corpus: Open[T], config: T, world: World) -> Replica:
+def prepare(open_corpus: Open, config: T, world: World) -> Replica:
     corpus = open_corpus(config, world)
     check_passes(corpus, config)
     model, fates = build_model(config, partial(config.shape, num_tokens=corpus.num_tokens))
@@ -55,7 +55,7 @@ def prepare(open_corpus: Open[T], config: T, world: World) -> Replica:
     return Replica(model, plan, evaluate, settings, config.run_dir, definition, conclude)
 
 
-def rehearse(open_corpus: Open[T], config: T) -> None:
+def rehearse(open_corpus: Open, config: T) -> None:
     """Makes the data ready, builds everything, tries a few updates, says what the run would take."""
     check_device(config.device)
     with join(config.device) as world:

@@ -56,7 +56,7 @@ class TextCorpus(Corpus):
         settings += [config.vocab_size] if config.tokenizer == "train" else []
         settings += [self._most_tokens(config, world)]
         key = hashlib.blake2b(json.dumps([chosen.key, settings]).encode(), digest_size=8).hexdigest()
-        folder = home(config.prepared_dir) / f"{Path(config.save_dir).name}-{key}"
+        folder = home(config.prepared_dir) / f"{config.name}-{key}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -39,13 +39,15 @@ def sources(config: TextConfig) -> Sources:
 
 
 def of_hub(config: TextConfig) -> Sources:
-    hub = {"text_column": config.text_column, "shuffle_buffer": config.shuffle_buffer, "seed": config.seed}
-    train = HubDataset(config.dataset, config.dataset_config, "train", revision=config.revision, **hub)
-    hub["shuffle_buffer"] = 0  # the same ones, whatever the seed
+    """The training documents in the order of a shuffle; those of validation the same, whatever the seed."""
+    column, revision = config.text_column, config.revision
+    train = HubDataset(
+        config.dataset, config.dataset_config, "train", column, revision, config.shuffle_buffer, config.seed
+    )
     if config.validation_dataset is None:
-        validation = HubDataset(config.dataset, config.dataset_config, "validation", revision=config.revision, **hub)
+        validation = HubDataset(config.dataset, config.dataset_config, "validation", column, revision)
     else:
-        validation = HubDataset(config.validation_dataset, **hub)
+        validation = HubDataset(config.validation_dataset, None, "train", column)
     return Sources(train, validation, [train.identity(), validation.identity()], "a split of its own")
 
 
@@ -77,27 +79,28 @@ class Part(LocalFiles):
 
 def divided(config: TextConfig, whole: LocalFiles) -> Sources:
     """Whole packages, or else files, are held out; of a single file, documents."""
-    packages: dict[str, list[Path]] = {}
-    for path in config.data or []:
-        for file in LocalFiles([path], config.text_column).files:
-            packages.setdefault(package_of(file, home(path)), []).append(file)
+    packages = by_package([home(path) for path in config.data or []], whole)
     groups = packages if len(packages) > 1 else {str(file): [file] for file in whole.files}
     key = [stats(whole), config.validation_share]
     if len(groups) == 1:
-        parts = [Part(whole, whole.files, name, config.validation_share) for name in ("train", "validation")]
-        return Sources(*parts, key, "documents of the one file")
+        train, validation = (
+            Part(whole, whole.files, name, config.validation_share) for name in ("train", "validation")
+        )
+        return Sources(train, validation, key, "documents of the one file")
     names = held_out({name: sum(file.stat().st_size for file in files) for name, files in groups.items()}, config)
     chosen = {file for name in names for file in groups[name]}
     train = Part(whole, [file for file in whole.files if file not in chosen], "train")
     validation = Part(whole, [file for file in whole.files if file in chosen], "validation")
     some = ", ".join(sorted(Path(name).name for name in names)[:10]) + (", ..." if len(names) > 10 else "")
-    kind = "packages" if groups is packages else "files"
+    kind = "files" if all(Path(name).is_file() for name in groups) else "packages"
     return Sources(train, validation, key, f"{len(names)} of {len(groups)} {kind}: {some}")
 
 
-def package_of(file: Path, root: Path) -> str:
-    """The folder or file of the first level below `root` that a file belongs to."""
-    return str(root / file.relative_to(root).parts[0]) if root.is_dir() else str(file)
+def by_package(paths: list[Path], whole: LocalFiles) -> dict[str, list[Path]]:
+    """The files below each of several paths, or below each folder or file of the first level of one."""
+    parts = sorted(paths[0].iterdir()) if len(paths) == 1 and paths[0].is_dir() else paths
+    found = {str(part): [file for file in whole.files if file == part or part in file.parents] for part in parts}
+    return {name: files for name, files in found.items() if files}
 
 
 def held_out(sizes: dict[str, int], config: TextConfig) -> list[str]:
