@@ -94,6 +94,12 @@ class SemanticConfig(AdaptationConfig):
             parse_size(size)
         return size
 
+    @model_validator(mode="after")
+    def _seeds_see_whole_rows(self) -> Self:
+        if self.seeds is not None and self.isolated:
+            raise ValueError("seeds: documents that see themselves alone cannot be trained side by side; give one seed")
+        return self
+
     @property
     def updates(self) -> int:
         return self.max_steps
