@@ -22,7 +22,7 @@ BASELINE = "no pretraining"
 class ReportConfig(Config):
     grid: str = Field(description="the grid's save_dir")
     metric: str = Field(
-        "accuracy", description="what is compared, of each summary.json the first test row, or the validation"
+        "accuracy", description="what is compared, of the test row in each summary.json, or else validation"
     )
 
 
