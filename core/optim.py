@@ -1,6 +1,6 @@
-"""Parameter groups, AdamW, and the optimiser's state as named tensors."""
+"""Parameter groups, AdamW, Muon, and the optimiser's state as named tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,37 @@ def adamw(
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al., 2024) for the matrices of the blocks, AdamW for embeddings, head, biases and gains.
+
+    Muon's updates are scaled to the size of AdamW's, 0.2 in the root mean square (Liu et al., 2025, "Muon is scalable
+    for LLM training"), so that one learning rate and one decay do for both. Its momentum is 0.95, Nesterov's.
+    """
+
+    def __init__(self, model: nn.Module, *, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)):
+        parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        inner = [p for name, p in parameters if name.startswith("blocks.") and p.dim() == 2]
+        taken = set(inner)
+        others = [p for _, p in parameters if p not in taken]
+        groups = [
+            {"params": [p for p in others if p.dim() >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        muon = torch.optim.Muon(inner, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self.parts = (muon, torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True))
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        for part in self.parts:
+            for parameter in (p for group in part.param_groups for p in group["params"]):
+                self.state[parameter] = part.state[parameter]  # the very dictionaries that the parts fill
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for part in self.parts:
+            part.step()
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": adamw, "muon": MuonAndAdamW}
 
 
 def stacked(of_each: Sequence[tuple[nn.Module, torch.optim.Optimizer]], stack: nn.Module) -> torch.optim.AdamW:

@@ -114,6 +114,8 @@ def check(replicas: Sequence[Replica], world: World) -> None:
         raise UserError("seeds: they share one process; under torchrun give each process seeds of its own, or one seed")
     if first.model.config.dropout:
         raise UserError("seeds: what dropout draws for one cannot be drawn for all at once; set dropout to 0")
+    if first.settings.optimizer != "adamw":
+        raise UserError(f"seeds: {first.settings.optimizer} cannot move models side by side; use adamw, or one seed")
     if any(phase.pack_to for phase in first.plan):
         raise UserError("seeds: rows that share contexts cannot be trained side by side; set pack_to to null")
     for other in replicas[1:]:

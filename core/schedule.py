@@ -8,7 +8,7 @@ SHAPES = get_args(Shape)
 
 
 def factor(
-    step: int, *, shape: Shape, steps: int, warmup: int = 0, floor: float = 0.0, start: float | None = None
+    step: float, *, shape: Shape, steps: float, warmup: float = 0, floor: float = 0.0, start: float | None = None
 ) -> float:
     """Factor on the peak learning rate at update `step` of 0 .. steps - 1.
 

@@ -136,7 +136,7 @@ class Tracker:
         self._file.flush()
         if self._wandb is not None:
             group = "/".join(
-                str(v) for k, v in where.items() if k in ("split", "seq_length", "part", "generator", "cell")
+                str(v) for k, v in where.items() if k in ("split", "seq_length", "part", "generator", "cell", "stage")
             )
             self._wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=where["step"])
 

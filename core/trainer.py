@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ class Phase:
     batch_size: int  # examples per micro-batch, on each rank
     lr: Callable[[int], float]
     pack_to: int | None = None  # rows share contexts of so many tokens, each still seeing itself alone
+    facts: Mapping[str, Any] = field(default_factory=dict)  # said of it, beside its name, in each line of metrics
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Settings:
     """How a plan is carried out. Intervals are in updates; None means never (and always at the end)."""
 
     seed: int = 0  # of dropout; data and weights have theirs
+    optimizer: Literal["adamw", "muon"] = "adamw"
     accumulation: int = 1  # micro-batches per update, on each rank
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
@@ -69,6 +71,7 @@ class Definition:
     config: dict[str, Any]  # resolved, written to config.yaml
     identity: dict[str, Any]  # the part that decides on weights and metrics
     may_grow: Sequence[str] = ()  # keys of the identity that may be larger on resume; None counts as infinite
+    position: Callable[[int], dict[str, Any]] = lambda step: {}  # what a checkpoint after so many updates says as well
 
 
 @dataclass
@@ -106,6 +109,9 @@ def train(
     run = Run(model, plan, evaluate, settings, run_dir, world)
     with StopSignals() as stop, run.session(definition):
         for phase, step in run.remaining():
+            if step == 0 and len(plan) > 1:
+                facts = "".join(f", {name} {value}" for name, value in phase.facts.items())
+                world.say(f"phase {phase.name}: {phase.steps:,} updates{facts}")
             stop_status = run.update(run.batches.take(run.state.step), phase.lr(step), stop.status)
             run.draw_consequences(phase.lr(step), stop_status)
             if stop_status and not run.is_done():
@@ -133,8 +139,10 @@ class Run:
         self.state = State()
         self.total = sum(phase.steps for phase in plan)
         self.identity: dict[str, Any] = {}
+        self.position: Callable[[int], dict[str, Any]] = lambda step: {}
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = optim.adamw(model, lr=0.0, weight_decay=settings.weight_decay, betas=settings.betas)
+        make = optim.OPTIMIZERS[settings.optimizer]
+        self.optimizer = make(model, lr=0.0, weight_decay=settings.weight_decay, betas=settings.betas)
         if settings.compile:
             model.compile_blocks()
         self.parallel: nn.Module = world.wrap(model)
@@ -290,7 +298,7 @@ class Run:
     def where(self) -> dict[str, Any]:
         phase, _ = self.locate(max(self.state.step - 1, 0))
         position = {name: getattr(self.state, name) for name in ("step", "tokens", "examples")}
-        return {**position, "phase": phase.name}
+        return {**position, "phase": phase.name, **phase.facts}
 
     def log(self, lr: float) -> None:
         """Writes the mean training loss since the last time, over all ranks."""
@@ -348,7 +356,7 @@ class Run:
         phase, _ = self.locate(state.step - 1)
         sources = {phase.name: phase.source.state_dict() for phase in self.plan}
         position = {**asdict(state), "window": window, "phase": phase.name}
-        record = {**position, "sources": sources, "identity": self.identity}
+        record = {**self.position(state.step), **position, "sources": sources, "identity": self.identity}
         self.tracker.flush()
         checkpoint.save(self.run_dir, state.step, self.model, self.optimizer, record, self.settings.pad_token)
         if is_best:
@@ -364,7 +372,7 @@ class Run:
 
     def restore(self, definition: Definition) -> None:
         """Goes on from the newest intact checkpoint, or starts; then writes config.yaml. Raises UserError."""
-        self.identity = json.loads(json.dumps(definition.identity))
+        self.identity, self.position = json.loads(json.dumps(definition.identity)), definition.position
         steps, run_dir = checkpoint.list_steps(self.run_dir), self.run_dir
         if (best := run_dir / "best").exists() and not best.is_symlink():  # as a copy that follows links leaves it
             kind = "folder" if best.is_dir() else "file"

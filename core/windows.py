@@ -69,12 +69,15 @@ class Windows(Source):
         return int(self._borders[-1])
 
     def batch(self, split: str, start: int, stop: int) -> Batch | SupervisedBatch:
-        places = [self._places(epoch, start, stop) for epoch in range(start // len(self), (stop - 1) // len(self) + 1)]
-        numbers, begins = (np.concatenate(part) for part in zip(*places, strict=True))
-        return cut(self.files, numbers, begins, self.length, self.document_mask)
+        return cut(self.files, *self.places(start, stop), self.length, self.document_mask)
 
-    def _places(self, epoch: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of the examples start .. stop - 1 that are in an epoch, the number of the file and the first token."""
+    def places(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of the examples start .. stop - 1, the number of the file and the first token, each int64 (stop - start,)."""
+        epochs = range(start // len(self), (stop - 1) // len(self) + 1)
+        numbers, begins = zip(*(self._in_epoch(epoch, start, stop) for epoch in epochs), strict=True)
+        return np.concatenate(numbers), np.concatenate(begins)
+
+    def _in_epoch(self, epoch: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         N = len(self)
         generator = rng.generator(f"windows {self.name}", self.seed, "train", epoch)
         offsets = generator.integers([len(file) for file in self.files])

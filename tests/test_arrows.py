@@ -13,6 +13,7 @@ MAY_IMPORT = {  # package -> those of ours that it may import, beside itself
     "prng": {"core"},
     "downstream": {"core"},
     "synthetic_tasks": {"core"},
+    "curriculum": {"core"},
 }
 
 

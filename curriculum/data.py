@@ -1,0 +1,204 @@
+"""The token files of a curriculum: made, found, and divided into training and validation."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from core import files, rng, tokenizer
+from core.config import home
+from core.documents import Documents, HubDataset, LocalFiles
+from core.errors import UserError
+from core.report import table
+from core.token_files import PARTS, TokenFile, meta_of, part
+from core.token_writer import divide, write
+from core.tokenizer import Tokenizer
+from curriculum.stages import LOCAL, SCRAPE, SENTENCES, CurriculumStage, DataConfig, InitializeConfig, Text
+
+VALIDATION_WINDOWS = 8  # at least so many fit into what is kept for validation
+Say = Callable[[str], None]
+
+
+def path_of(config: DataConfig, text: Text, side: Literal["train", "val"]) -> Path:
+    return home(config.data_dir) / f"{side}_{text.name}_{text.dataset_suffix}.bin"
+
+
+def source_of(config: DataConfig, text: Text) -> Documents:
+    """Where a stage's documents come from. Raises UserError for paths and files that are not there."""
+    if text.dataset_key == LOCAL:
+        return LocalFiles(text.source_path or [config.local_files], text.text_column, text.document_separator)
+    if text.dataset_key == SCRAPE:
+        from curriculum.sources.web import WebPages
+
+        return WebPages((text.source_path or [config.web_sources])[0])
+    if text.dataset_key == SENTENCES:
+        from curriculum.sources.sentences import SimpleSentences
+
+        return SimpleSentences(config.data_seed)
+    return HubDataset(
+        text.dataset_key,
+        subset=text.subset,
+        split=text.split,
+        text_column=text.text_column,
+        revision=text.revision,
+        shuffle_buffer=text.shuffle_buffer,
+        seed=config.data_seed,
+    )
+
+
+def initialize(config: InitializeConfig) -> list[dict[str, Any]]:
+    """Makes the token files of all stages, leaving those that are complete and unchanged; returns a row for each.
+
+    May be killed at any moment and started again. Raises UserError, before any work, for what is missing, and for a
+    text that is too short.
+    """
+    sources = [source_of(config, text) for text in config.texts]
+    chosen = tokenizer.load(config.tokenizer)
+    folder = home(config.data_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"data_dir: {folder} cannot be made: {error.strerror}") from error
+    rows = []
+    with files.lock(folder):
+        earlier: list[TokenFile] = []
+        for number, (text, source) in enumerate(zip(config.texts, sources, strict=True), start=1):
+            introduce(text, number, len(config.texts))
+            made = make(config, text, source, chosen, earlier)
+            earlier += made
+            rows.append(row_of(text, made))
+    print("\n" + table(rows, list(rows[0])))
+    print(f"token files in {folder}; train with: python -m curriculum.cli start --type {config.type}")
+    return rows
+
+
+def introduce(text: Text, number: int, count: int) -> None:
+    print(f"\n[Stage {number}/{count}] {text.name}\n  Dataset: {text.dataset_key}\n  Block size: {text.block_size}")
+    if isinstance(text, CurriculumStage):
+        print(f"  Epochs: {text.n_epochs}" if text.n_tokens is None else f"  Tokens: {text.n_tokens:,}")
+    else:
+        print("  Held out: no stage trains on it")
+    print("  Items: " + ("all" if text.n_items is None else f"{text.n_items:,}"), flush=True)
+
+
+def make(
+    config: DataConfig, text: Text, source: Documents, chosen: Tokenizer, earlier: Sequence[TokenFile]
+) -> list[TokenFile]:
+    """The token files of one stage, made now or found as they should be."""
+    paths = paths_of(config, text)
+    whole = home(config.data_dir) / f".whole_{text.name}_{text.dataset_suffix}.bin"
+    settings = {"val_share": config.val_share, "data_seed": config.data_seed, "block_size": text.block_size}
+    asked = {
+        "source": source.identity(),
+        "settings": {**settings, "limit": text.n_items, "excluded": [file.digest for file in earlier]},
+        "tokenizer": chosen.identity,
+    }
+    if is_current(paths, asked, source):
+        print(f"  = Stage '{text.name}' is complete and unchanged; nothing to do")
+    else:
+        meta = write(
+            whole, source, chosen, limit=text.n_items, exclude=earlier, settings=settings, say=lambda s: print(f"  {s}")
+        )
+        separate(config, text, TokenFile(whole, verify=False), paths)
+        if text.n_items is not None and meta["consumed"] < text.n_items:
+            print(f"  ! The source has {meta['consumed']:,} items, fewer than the {text.n_items:,} asked for")
+        print(f"  ✓ Stage '{text.name}' dataset created successfully!")
+    for suffix in (*PARTS, ".meta.json"):  # also what a kill after the separation left
+        part(whole, suffix).unlink(missing_ok=True)
+    return [TokenFile(path, verify=False) for path in paths]
+
+
+def paths_of(config: DataConfig, text: Text) -> list[Path]:
+    """What is held out is all validation."""
+    sides: tuple[Literal["train", "val"], ...] = ("train", "val") if isinstance(text, CurriculumStage) else ("val",)
+    return [path_of(config, text, side) for side in sides]
+
+
+def is_current(paths: Sequence[Path], asked: dict[str, Any], source: Documents) -> bool:
+    """Whether the files are whole and were made from what is asked for now, of which the version has not changed.
+
+    The version of the hub's main branch is not asked for again: what was made from it stays until it is deleted.
+    """
+    metas = [meta_of(path) for path in paths]
+    if not all(meta is not None and all(meta[key] == asked[key] for key in asked) for meta in metas):
+        return False
+    try:
+        for path in paths:
+            TokenFile(path)
+    except UserError as error:
+        print(f"  ! {error}: making it again")
+        return False
+    is_remote = isinstance(source, HubDataset) and not source.is_local
+    return is_remote or all(meta is not None and meta["version"] == source.version() for meta in metas)
+
+
+def separate(config: DataConfig, text: Text, whole: TokenFile, paths: Sequence[Path]) -> None:
+    """Divides the documents of a stage into training and validation. Raises UserError if there are too few."""
+    if len(whole) == 0:
+        raise UserError(f"{text.name}: no documents are left of {text.dataset_key}; see what was dropped above")
+    validation = chosen_for_validation(config, text, whole)
+    training = np.setdiff1d(np.arange(whole.meta["documents"] if whole.meta else 0), validation)
+    divide(whole, dict(zip(paths, (training, validation) if len(paths) == 2 else (validation,), strict=True)))
+
+
+def chosen_for_validation(config: DataConfig, text: Text, whole: TokenFile) -> np.ndarray:
+    """Numbers of documents drawn at random until `val_share` of the tokens and 8 windows are reached, ascending."""
+    assert whole.starts is not None
+    lengths = np.diff(np.append(whole.starts, np.uint64(len(whole)))).astype(np.int64)
+    least = VALIDATION_WINDOWS * text.block_size + 1
+    if not isinstance(text, CurriculumStage):
+        return enough(text, np.arange(len(lengths)), lengths, least, len(whole))
+    order = rng.generator("validation", config.data_seed, text.name, 0).permutation(len(lengths))
+    wanted = max(config.val_share * len(whole), least)
+    count = int(np.searchsorted(np.cumsum(lengths[order]), wanted)) + 1
+    return enough(text, np.sort(order[:count]), lengths, least, len(whole) // 2)
+
+
+def enough(text: Text, numbers: np.ndarray, lengths: np.ndarray, least: int, most: int) -> np.ndarray:
+    taken = int(lengths[numbers].sum())
+    if not least <= taken <= most:
+        raise UserError(
+            f"{text.name}: {len(lengths):,} documents with {int(lengths.sum()):,} tokens are too little text: whole "
+            f"documents of at least {least:,} tokens ({VALIDATION_WINDOWS} windows of {text.block_size}) are kept for "
+            f"validation, and at most half of all; add text, use a smaller block_size, or divide files into more "
+            f"documents by document_separator"
+        )
+    return numbers
+
+
+def row_of(text: Text, made: Sequence[TokenFile]) -> dict[str, Any]:
+    metas = [file.meta or {} for file in made]
+    counts = {name: sum(meta[name] for meta in metas) for name in ("documents", "tokens", "bytes")}
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in metas[0]["dropped"].items())
+    validation = metas[-1]["tokens"]
+    return {"stage": text.name, **counts, "validation": validation, "dropped": dropped or "none"}
+
+
+def open_files(config: DataConfig, chosen: Tokenizer) -> dict[str, dict[str, TokenFile]]:
+    """The token files of each text by its name and side, verified. Raises UserError with a line for each problem."""
+    advice = f"make it with: python -m curriculum.cli initialize --type {config.type}"
+    found: dict[str, dict[str, TokenFile]] = {}
+    problems: list[str] = []
+    for text in config.texts:
+        for path in paths_of(config, text):
+            try:
+                file = TokenFile(path, chosen, advice=advice, say=tqdm.write)
+                check_length(text, file)
+                found.setdefault(text.name, {})[path.name.partition("_")[0]] = file
+            except UserError as error:
+                problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return found
+
+
+def check_length(text: Text, file: TokenFile) -> None:
+    side = file.path.name.partition("_")[0]
+    windows = 1 if side == "train" else VALIDATION_WINDOWS
+    if (len(file) - 1) // text.block_size < windows:
+        raise UserError(
+            f"{file.path}: {len(file):,} tokens are fewer than {windows} window{'s' * (windows > 1)} of "
+            f"{text.name}'s block_size {text.block_size} and the token after; add text or use a smaller block_size"
+        )
