@@ -10,6 +10,7 @@ is there is left alone, and a run that was cut off goes on with the next one.
 
 import argparse
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -127,12 +128,28 @@ def all_modules() -> dict[str, dict]:
     return generate.filtered_modules
 
 
+def order_entities() -> None:
+    """The generator shuffles entities as a set yields them; by their number, not by where in memory they lie."""
+    from mathematics_dataset.util.composition import Entity
+
+    numbers = itertools.count()
+
+    def numbered(kind: type, *arguments: object, **keywords: object) -> object:
+        entity = object.__new__(kind)
+        entity.number = next(numbers)
+        return entity
+
+    Entity.__new__ = numbered
+    Entity.__hash__ = lambda entity: entity.number
+
+
 def make(job: tuple[Path, int, int]) -> tuple[str, int, float, str]:
     """Writes a file, whole or not at all. Returns its name, problems, seconds, and why it failed, if it did."""
     import numpy as np
     from mathematics_dataset import generate
 
     path, number, seed = job
+    order_entities()
     name, started = f"{path.parent.name}/{path.stem}", time.perf_counter()
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (the generator draws from it)
