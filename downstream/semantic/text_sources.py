@@ -132,7 +132,7 @@ def tokenizer_of(config: TextConfig, train: Documents, folder: Path) -> Tokenize
     """The one that is asked for, or none. `folder`: where one that is trained is kept. Raises UserError."""
     name = config.tokenizer
     if name == "train":
-        return trained(config.vocab_size, train, folder / "tokenizer.json")
+        return trained(config.vocab_size, train, folder / "trained.json")
     is_hub_name = name.count("/") == 1 and not name.startswith((".", "/", "~")) and not home(name).exists()
     return tokenizers.load(str(from_hub(name)) if is_hub_name else name)
 
