@@ -177,7 +177,9 @@ class TextConfig(SemanticConfig):
     )
     shuffle_buffer: int = Field(0, ge=0, description="documents of the hub among which the next one is drawn")
     max_documents: int | None = Field(None, ge=1, description="read at most; null: as many as the run needs")
-    validation_documents: int | None = Field(None, ge=1, description="the first of the validation set; null: all")
+    validation_documents: int | None = Field(
+        None, ge=1, description="of the hub, the first of the validation set; null: all"
+    )
     eval_windows: int | None = Field(
         None, ge=1, description="rows measured on, spread over the validation set; null: all"
     )
@@ -197,7 +199,7 @@ class C4Config(TextConfig):
     dataset_config: str | None = Field("en", description="its configuration")
     revision: str | None = Field(C4_REVISION, description="commit of the data set; null: the newest, which is noted")
     validation_documents: int | None = Field(
-        1000, ge=1, description="the first of the validation set of the hub; null: all"
+        1000, ge=1, description="of the hub, the first of the validation set; null: all"
     )
     embedding_init_strategy: Embedding = Field("retain", description="how the rows of another vocabulary are used")
     seq_length: int = Field(2048, ge=2, description="tokens of a row, and positions of the model")

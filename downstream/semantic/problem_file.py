@@ -90,14 +90,16 @@ def prepare(folders: dict[str, Path], prepared: Path) -> Problems:
     stats = [(r, str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for r, fs in listed.items() for f in fs]
     key = hashlib.blake2b(json.dumps([_FORMAT, stats]).encode(), digest_size=8).hexdigest()
     folder = prepared / f"mathematics-{key}"
-    if not (folder / "meta.json").exists():
-        print(f"indexing {len(stats)} files of problems in {folder}", flush=True)
-        partial = prepared / f".{folder.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write(listed, partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+    prepared.mkdir(parents=True, exist_ok=True)
+    with files.lock(prepared, waits=True):  # of several processes one does it
+        if not (folder / "meta.json").exists():
+            print(f"indexing {len(stats)} files of problems in {folder}", flush=True)
+            partial = prepared / f".{folder.name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            _write(listed, partial)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
     return Problems(folder)
 
 

@@ -52,7 +52,8 @@ class TextCorpus(Corpus):
 
     def _folder(self, config: TextConfig, chosen: Sources, world: World) -> Path:
         """Named by all that decides on what is in it."""
-        settings: list[Any] = [config.text_column, config.tokenizer, config.max_documents, config.validation_documents]
+        settings: list[Any] = [config.text_column, config.tokenizer, config.max_documents]
+        settings += [self._validation_documents(config)]
         settings += [config.vocab_size] if config.tokenizer == "train" else []
         settings += [self._most_tokens(config, world)]
         key = hashlib.blake2b(json.dumps([chosen.key, settings]).encode(), digest_size=8).hexdigest()
@@ -66,6 +67,10 @@ class TextCorpus(Corpus):
             return None
         return -(-config.rows(world.size) // (config.passes or 1)) * config.seq_length + 1
 
+    def _validation_documents(self, config: TextConfig) -> int | None:
+        """At most; what is held out of local data is all measured on."""
+        return config.validation_documents if config.data is None else None
+
     def _token_file(
         self,
         path: Path,
@@ -78,7 +83,7 @@ class TextCorpus(Corpus):
         """Made if it is not whole; training files without the documents that are in the validation file."""
         if not path.with_suffix(".meta.json").exists():
             is_training = exclude is not None
-            limit = config.max_documents if is_training else config.validation_documents
+            limit = config.max_documents if is_training else self._validation_documents(config)
             most = self._most_tokens(config, world) if is_training else None
             write(path, documents, tokenizer, limit=limit, most_tokens=most, exclude=[exclude] if exclude else [])
         file = TokenFile(path, tokenizer, advice="delete its folder to have it made anew")

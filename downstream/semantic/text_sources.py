@@ -98,9 +98,13 @@ def divided(config: TextConfig, whole: LocalFiles) -> Sources:
 
 def by_package(paths: list[Path], whole: LocalFiles) -> dict[str, list[Path]]:
     """The files below each of several paths, or below each folder or file of the first level of one."""
-    parts = sorted(paths[0].iterdir()) if len(paths) == 1 and paths[0].is_dir() else paths
-    found = {str(part): [file for file in whole.files if file == part or part in file.parents] for part in parts}
-    return {name: files for name, files in found.items() if files}
+    found: dict[str, list[Path]] = {}
+    for file in whole.files:
+        root = next(path for path in paths if path in (file, *file.parents))
+        is_package = len(paths) > 1 or file == root
+        package = root if is_package else root / file.relative_to(root).parts[0]
+        found.setdefault(str(package), []).append(file)
+    return found
 
 
 def held_out(sizes: dict[str, int], config: TextConfig) -> list[str]:

@@ -155,7 +155,7 @@ def texts(file: Path) -> list[str]:
 
 
 def prepared(folder: Path) -> tuple[list[str], list[str]]:
-    (ready,) = folder.iterdir()
+    (ready,) = (path for path in folder.iterdir() if path.is_dir())
     return texts(ready / "train.bin"), texts(ready / "validation.bin")
 
 
