@@ -70,9 +70,13 @@ class TrainingConfig(SavedRunConfig, DataConfig):
     def longest(self) -> int:
         return max(text.block_size for text in self.texts)
 
+    @property
+    def longest_stage(self) -> int:
+        return max(stage.block_size for stage in self.stages)
+
     def batch_size_of(self, block_size: int) -> int:
         """Windows per micro-batch that have about as many tokens as `batch_size` of the longest."""
-        return max(1, round(self.batch_size * max(stage.block_size for stage in self.stages) / block_size))
+        return max(1, round(self.batch_size * self.longest_stage / block_size))
 
     def shape(self, num_tokens: int) -> GPTConfig:
         layers, heads, width = parse_size(self.gpt2_size)
@@ -115,7 +119,9 @@ class AblationConfig(TrainingConfig):
     budgets: list[Literal["tokens", "flops"]] = free(
         ["tokens", "flops"], min_length=1, description="what the arms have the same of: tokens, and operations"
     )
-    lr_schedule: Literal["continuous"] = Field("continuous", description="the same course for every order")
+    lr_schedule: Literal["restart", "continuous"] = Field(
+        "continuous", description="continuous: the same for every arm"
+    )
 
 
 class GenerateConfig(Config):

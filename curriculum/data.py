@@ -32,7 +32,7 @@ def source_of(config: DataConfig, text: Text) -> Documents:
     if text.dataset_key == SCRAPE:
         from curriculum.sources.web import WebPages
 
-        return WebPages((text.source_path or [config.web_sources])[0])
+        return WebPages((text.source_path or [config.web_sources])[0], folder=f"{config.data_dir}/web")
     if text.dataset_key == SENTENCES:
         from curriculum.sources.sentences import SimpleSentences
 
@@ -64,8 +64,8 @@ def initialize(config: InitializeConfig) -> list[dict[str, Any]]:
     rows = []
     with files.lock(folder):
         earlier: list[TokenFile] = []
-        for number, (text, source) in enumerate(zip(config.texts, sources, strict=True), start=1):
-            introduce(text, number, len(config.texts))
+        for text, source in zip(config.texts, sources, strict=True):
+            introduce(config, text)
             made = make(config, text, source, chosen, earlier)
             earlier += made
             rows.append(row_of(text, made))
@@ -74,12 +74,12 @@ def initialize(config: InitializeConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def introduce(text: Text, number: int, count: int) -> None:
-    print(f"\n[Stage {number}/{count}] {text.name}\n  Dataset: {text.dataset_key}\n  Block size: {text.block_size}")
+def introduce(config: DataConfig, text: Text) -> None:
+    number = config.texts.index(text) + 1
+    place = f"Stage {number}/{len(config.stages)}" if isinstance(text, CurriculumStage) else "Held out"
+    print(f"\n[{place}] {text.name}\n  Dataset: {text.dataset_key}\n  Block size: {text.block_size}")
     if isinstance(text, CurriculumStage):
         print(f"  Epochs: {text.n_epochs}" if text.n_tokens is None else f"  Tokens: {text.n_tokens:,}")
-    else:
-        print("  Held out: no stage trains on it")
     print("  Items: " + ("all" if text.n_items is None else f"{text.n_items:,}"), flush=True)
 
 
@@ -119,7 +119,7 @@ def paths_of(config: DataConfig, text: Text) -> list[Path]:
 def is_current(paths: Sequence[Path], asked: dict[str, Any], source: Documents) -> bool:
     """Whether the files are whole and were made from what is asked for now, of which the version has not changed.
 
-    The version of the hub's main branch is not asked for again: what was made from it stays until it is deleted.
+    Nothing is asked of the network: what was made from the hub or from web pages stays until its list or keys change.
     """
     metas = [meta_of(path) for path in paths]
     if not all(meta is not None and all(meta[key] == asked[key] for key in asked) for meta in metas):
@@ -130,8 +130,8 @@ def is_current(paths: Sequence[Path], asked: dict[str, Any], source: Documents) 
     except UserError as error:
         print(f"  ! {error}: making it again")
         return False
-    is_remote = isinstance(source, HubDataset) and not source.is_local
-    return is_remote or all(meta is not None and meta["version"] == source.version() for meta in metas)
+    is_here = isinstance(source, LocalFiles) or (isinstance(source, HubDataset) and source.is_local)
+    return not is_here or all(meta is not None and meta["version"] == source.version() for meta in metas)
 
 
 def separate(config: DataConfig, text: Text, whole: TokenFile, paths: Sequence[Path]) -> None:

@@ -193,8 +193,11 @@ class Shuffled(Source):
 
 
 def shuffled(config: TrainingConfig, parts: Sequence[Part], world_size: int) -> list[Phase]:
-    """One phase with the updates of all parts in random order. (Tokens per update must be the same in all.)"""
+    """One phase with the updates of all parts in random order, the same for every `seed`.
+
+    Tokens per update must be the same in all parts.
+    """
     steps = sum(part.steps for part in parts)
-    source = Shuffled(parts, config.gradient_accumulation_steps * world_size, config.seed)
+    source = Shuffled(parts, config.gradient_accumulation_steps * world_size, config.data_seed)
     lr = course(config, config.lr, steps, warmup_of(config, parts[0]))
     return [Phase("shuffled", source, steps, 1, lr)]

@@ -1,0 +1,131 @@
+"""Token files of a curriculum: documented names, whole documents for validation, nothing twice, nothing half-done."""
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core import token_writer, tokenizer
+from core.token_files import PARTS, TokenFile
+from curriculum import cli
+
+BYTES = tokenizer.load("bytes")
+
+
+def texts(path: str) -> list[str]:
+    return BYTES.decode(np.fromfile(path, np.uint16)).split("<|endoftext|>")[:-1]
+
+
+def contents(folder: str = "data") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != ".lock"}
+
+
+def test_files_have_the_documented_names_and_hold_every_document_once(curriculum, capsys):
+    file = curriculum()
+    assert cli.main(["initialize", "curriculum", "--type", file]) == 0
+    names = [f"{side}_{stage}_pretrain" for stage in ("warmup", "foundation", "pretrain") for side in ("train", "val")]
+    assert set(contents()) == {name + suffix for name in names for suffix in (*PARTS, ".meta.json")}
+    for folder, stage in (("a", "warmup"), ("b", "foundation"), ("c", "pretrain")):
+        train, val = texts(f"data/train_{stage}_pretrain.bin"), texts(f"data/val_{stage}_pretrain.bin")
+        assert sorted(train + val) == sorted(path.read_text() for path in Path(f"text/{folder}").iterdir())
+        assert len(val) >= 6
+    out = capsys.readouterr().out
+    assert "[Stage 1/3] warmup\n  Dataset: local-files\n  Block size: 8\n  Epochs: 1\n  Items: all" in out
+    assert "✓ Stage 'pretrain' dataset created successfully!" in out
+
+
+def test_what_is_complete_is_left_and_what_has_changed_is_made_again(curriculum, capsys):
+    file = curriculum()
+    assert cli.main(["initialize", "--type", file]) == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("data").glob("*.bin")}
+    assert cli.main(["initialize", "--type", file]) == 0
+    assert capsys.readouterr().out.count("is complete and unchanged") == 3
+    assert {path: path.stat().st_mtime_ns for path in Path("data").glob("*.bin")} == before
+    Path("text/b/00.txt").write_text("another text\n")
+    assert cli.main(["initialize", "--type", file]) == 0
+    out = capsys.readouterr().out
+    assert out.count("is complete and unchanged") == 1  # the last one leaves out what the second holds, so it follows
+    assert "another text\n" in texts("data/train_foundation_pretrain.bin") + texts("data/val_foundation_pretrain.bin")
+
+
+def test_a_damaged_file_is_made_again(curriculum, capsys):
+    file = curriculum()
+    assert cli.main(["initialize", "--type", file]) == 0
+    whole = contents()
+    with open("data/val_foundation_pretrain.bin", "r+b") as damaged:
+        damaged.write(b"\1\1")
+    assert cli.main(["initialize", "--type", file]) == 0
+    assert "val_foundation_pretrain.bin does not match its hash: making it again" in capsys.readouterr().out
+    assert contents() == whole
+
+
+def test_a_document_of_an_earlier_stage_is_left_out_of_later_ones(curriculum, capsys):
+    Path("text/b/30.txt").write_text("  " + Path("text/a/03.txt").read_text())
+    Path("text/c/30.txt").write_text(Path("text/b/04.txt").read_text().replace(" ", "\n"))
+    assert cli.main(["initialize", "--type", curriculum()]) == 0
+    found = [
+        text
+        for stage in ("warmup", "foundation", "pretrain")
+        for side in ("train", "val")
+        for text in texts(f"data/{side}_{stage}_pretrain.bin")
+    ]
+    words = [tuple(text.split()) for text in found]
+    assert len(set(words)) == len(words) == 90
+    assert capsys.readouterr().out.count("1 of 31 documents dropped: duplicate") == 2
+
+
+def test_what_is_held_out_is_all_validation(curriculum):
+    Path("text/d").mkdir()
+    Path("text/d/0.txt").write_text("x y z " * 60)
+    held_out = {"name": "other", "dataset_key": "local-files", "source_path": ["text/d"], "block_size": 32}
+    assert cli.main(["initialize", "--type", curriculum(held_out=held_out)]) == 0
+    assert texts("data/val_other_pretrain.bin") == ["x y z " * 60]
+    assert not Path("data/train_other_pretrain.bin").exists()
+
+
+def test_fewer_documents_than_asked_for_are_said(curriculum, capsys):
+    assert cli.main(["initialize", "--type", curriculum({"warmup": {"n_items": 500}})]) == 0
+    assert "The source has 30 items, fewer than the 500 asked for" in capsys.readouterr().out
+    assert cli.main(["initialize", "--type", curriculum({"warmup": {"n_items": 12}})]) == 0
+    assert len(texts("data/train_warmup_pretrain.bin") + texts("data/val_warmup_pretrain.bin")) == 12
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_again_and_again_the_files_are_the_same(curriculum, monkeypatch, capfd, seed):
+    file = curriculum()
+    monkeypatch.setattr(token_writer, "AT_ONCE", 400)
+    monkeypatch.setattr(token_writer, "DURABLE_EVERY", 50)
+    assert cli.main(["initialize", "--type", file]) == 0
+    whole = contents()
+    Path("data").rename("uninterrupted")
+    choice, kills, status = random.Random(seed), 0, 1
+    while status:
+        left = choice.randint(1, 120) if kills < 25 else 10**9
+        child = os.fork()
+        if child == 0:
+            die_at_call(left)
+            os._exit(cli.main(["initialize", "--type", file]))
+        _, status = os.waitpid(child, 0)
+        kills += status != 0
+        assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL
+        for meta in Path("data").glob("*.meta.json") if Path("data").exists() else ():
+            TokenFile(meta.with_name(meta.name.removesuffix(".meta.json") + ".bin"), BYTES)  # looks complete and is
+    assert kills > 5
+    assert contents() == whole
+
+
+def die_at_call(left: int) -> None:
+    """SIGKILL at some call that opens, renames, removes or flushes a file, or divides."""
+    import sys
+
+    def count(event, arguments):
+        nonlocal left
+        if event in ("open", "os.rename", "os.remove", "os.truncate"):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
