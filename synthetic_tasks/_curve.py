@@ -51,16 +51,15 @@ def rehearse(config: CurveConfig) -> None:
 class Examples(TaskSource):
     """Training examples of Depo: always new ones, or the first `count` again and again; all for K steps, or growing.
 
-    Growing, they begin with the smallest of `hops` as K. As often as an evaluation finds the present K mastered, which
-    is an accuracy of at least `mastery`, the next of `hops` takes its place; the last is K of the task.
+    Growing, they begin with the first of `growing` as K. As often as an evaluation finds the present K mastered, the
+    next one takes its place; the last is K of the task.
     """
 
     task: DepoTask
 
-    def __init__(self, task: DepoTask, seed: int, count: int | None, mastery: float | None, hops: Sequence[int]):
-        growing = [] if mastery is None else sorted({*hops, task.K})
+    def __init__(self, task: DepoTask, seed: int, count: int | None, growing: Sequence[int] = ()):
         super().__init__(task.replace(K=growing[0]) if growing else task, seed)
-        self._count, self._mastery, self._hops = count, mastery, growing
+        self._count, self._growing = count, growing
 
     def batch(self, split: str, start: int, stop: int) -> Batch:
         if self._count is None or split != "train":
@@ -75,9 +74,9 @@ class Examples(TaskSource):
 
     def on_evaluation(self, step: int, metrics: dict[str, float]) -> Verdict:
         K = self.task.K
-        if self._mastery is None or self._hops[-1] == K or metrics["mastered"] < K:
+        if not self._growing or self._growing[-1] == K or metrics["mastered"] < K:
             return Verdict.GO_ON
-        self.task = self.task.replace(K=self._hops[self._hops.index(K) + 1])
+        self.task = self.task.replace(K=self._growing[self._growing.index(K) + 1])
         return Verdict.CHANGED
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,7 +93,8 @@ def build(config: CurveConfig, world: World) -> tuple[LanguageModel, list[Phase]
         has = f"{model.num_tokens} token ids and {model.n_positions} positions"
         raise UserError(f"model: has {has}, but dataset needs {task.num_tokens} and {task.block_size}")
     count = config.num_examples if config.num_examples > 0 else None
-    source = Examples(task, config.seed, count, config.grow_hops, config.eval.hops)
+    growing = [] if config.grow_hops is None else sorted({*config.eval.hops, task.K})
+    source = Examples(task, config.seed, count, growing)
     plan = [Phase("depo", source, config.max_steps, config.batch_size, config.lr_at)]
     settings = config.settings(
         world.device,

@@ -315,7 +315,7 @@ def prompt_keys(prompts: np.ndarray, task: Task) -> set[str]:
 
 
 @every_task
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_no_prompt_occurs_in_two_splits(kind, data):
     task = data.draw(tasks(kind))

@@ -63,8 +63,8 @@ data: {type: LCG, seq_len: 5, n_a: 4, n_c: 4, n_test_a: 2, n_test_c: 2}
 model: {n_layer: 1, n_head: 1, n_embd: 8}
 curriculum:
   moduli: [64, 128]
-  phases: [{phase_steps: 3000, transition_steps: 30}]
-training: {batch_size: 2, eval_interval: 3000}
+  phases: [{phase_steps: 1200, transition_steps: 30}]
+training: {batch_size: 2, eval_interval: 1200}
 device: cpu
 """
 
@@ -93,5 +93,5 @@ def test_a_preempted_task_saves_is_queued_again_and_goes_on(tmp_path):
     second = run(folder=tmp_path / "bin", **environment)
     assert second.returncode == 0, second.stderr
     assert "resuming" in second.stdout
-    assert (run_dir / "checkpoint-3000").is_dir()
+    assert (run_dir / "checkpoint-1200").is_dir()
     assert (tmp_path / "requeued").read_text() == "requeue 5_3\n"

@@ -46,7 +46,7 @@ def assert_same_end(one: Path, other: Path, step: int) -> None:
     assert (one / "best").readlink() == (other / "best").readlink()
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_and_during_saves_it_ends_bit_identical(train, tmp_path, seed):
     whole = train("whole", **ALL_AT_ONCE)
     assert len({row["seq_length"] for row in metrics(whole) if row["split"] == "validation"}) > 2, "must have grown"

@@ -70,7 +70,13 @@ def assert_same_run(together: Path, alone: Path) -> None:
             assert mine.keys() == theirs.keys()
             for name in mine:
                 message = f"{step} {file} {name}"
-                torch.testing.assert_close(mine[name], theirs[name], atol=TOLERANCE, rtol=0, msg=message)
+                ours, other = without_keys_bias(name, mine[name]), without_keys_bias(name, theirs[name])
+                torch.testing.assert_close(ours, other, atol=TOLERANCE, rtol=0, msg=message)
+
+
+def without_keys_bias(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """It adds the same to all scores of a query, so that its gradient is rounding alone, of which Adam makes steps."""
+    return tensor[torch.arange(3).repeat_interleave(len(tensor) // 3) != 1] if "c_attn.bias" in name else tensor
 
 
 @pytest.mark.parametrize(
@@ -98,15 +104,14 @@ def test_each_seed_is_the_run_that_it_would_be_alone_after_100_updates(train, ch
 def test_runs_that_grow_or_end_at_different_updates(train):
     growing = {
         "seq_length": 5, "vocab_size": 8, "use_curriculum": True, "curriculum_mastery_threshold": 0.28,
-        "curriculum_step_size": 1, "eval_every_steps": 4, "save_every_steps": 10, "max_steps": 120, "patience": 9,
-        "lr": 3e-3,
+        "curriculum_step_size": 1, "eval_every_steps": 4, "save_every_steps": 10, "max_steps": 120, "lr": 3e-3,
+        "stop_at_mastery": True,
     }  # fmt: skip
     together = train("together", seeds="0-3", **growing)
     ends, growth = set(), set()
     for seed in range(4):
         alone = train(f"alone{seed}", seed=seed, **growing)
-        # At this lr Adam makes much of the rounding in gradients that are zero by theory, such as of the keys' bias.
-        assert_same_course(together / f"seed{seed}", alone, tolerance=1e-3)
+        assert_same_course(together / f"seed{seed}", alone, tolerance=1e-3)  # rounding grows at this lr
         summary = json.loads((alone / "summary.json").read_text())
         ends.add(summary["step"])
         growth.add(json.dumps(summary["sources"]))

@@ -15,6 +15,8 @@ import sys
 import threading
 from collections.abc import Callable
 
+import torch._dynamo  # noqa: F401  which every optimiser imports, in more time than an attempt takes otherwise
+
 from core import files, trainer
 
 

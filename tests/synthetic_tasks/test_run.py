@@ -255,7 +255,7 @@ def test_few_examples_come_again_and_again():
     from synthetic_tasks.depo import DepoTask
 
     task = DepoTask(N=5, K=2, M=2, mini_vocab=4)
-    source = Examples(task, 0, 7, None, [1])
+    source = Examples(task, 0, 7)
     rows = [row["input_ids"] for row in task.take(0, 7)]
     found = [row["input_ids"] for row in task.examples(source.batch("train", 5, 30))]
     assert found == [rows[i % 7] for i in range(5, 30)]
@@ -267,17 +267,16 @@ def test_hops_grow_as_they_are_mastered():
     from synthetic_tasks.depo import DepoTask
 
     task = DepoTask(N=6, K=5, M=2, mini_vocab=6)
-    source = Examples(task, 0, None, 0.9, [3, 1])
-    asked = [(1, {"hop_1": 0.89, "hop_3": 1.0}), (1, {"hop_1": 0.9, "hop_3": 0.0}), (3, {"hop_1": 0.5, "hop_3": 0.9})]
-    for step, (K, accuracy) in enumerate(asked):
+    source = Examples(task, 0, None, [1, 3, 5])
+    for step, (K, mastered) in enumerate([(1, 0), (1, 1), (3, 1), (3, 5)]):
         assert source.task == task.replace(K=K)
-        source.on_evaluation(step, accuracy)
+        source.on_evaluation(step, {"mastered": mastered})
     assert source.task == task
-    assert source.on_evaluation(9, {}) is Verdict.GO_ON
-    again = Examples(task, 0, None, 0.9, [3, 1])
+    assert source.on_evaluation(9, {"mastered": 5}) is Verdict.GO_ON
+    again = Examples(task, 0, None, [1, 3, 5])
     again.load_state_dict(source.state_dict())
     assert again.task == task
-    assert Examples(task, 0, None, None, [3, 1]).task == task
+    assert Examples(task, 0, None).task == task
 
 
 def test_a_curve_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path):
