@@ -86,6 +86,22 @@ class AdaptationConfig(SavedRunConfig):
         by_default = self.taken_by_default
         return [(key, path, by_default if some is None else some) for key, path, some in named if path is not None]
 
+    def shape_of(self, size: tuple[int, int, int], num_tokens: int, n_positions: int, donor: Donor | None) -> GPTConfig:
+        """A model of so many layers, heads and channels, with the positions of the donor if none are named."""
+        like = donor.config if donor else None
+        layers, heads, width = size
+        return GPTConfig(
+            num_tokens=num_tokens,
+            n_positions=n_positions,
+            n_layer=layers,
+            n_head=heads,
+            n_embd=width,
+            positions=self.positions or (like.positions if like else "learned"),
+            tied=self.tied,
+            dropout=self.dropout,
+            rope_theta=like.rope_theta if like else GPTConfig.rope_theta,
+        )
+
     def lr_at(self, step: int) -> float:
         """The learning rate of an update."""
         floor, warmup = self.min_lr_ratio, self.warmup

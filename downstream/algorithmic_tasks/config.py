@@ -91,17 +91,8 @@ class AlgorithmicConfig(AdaptationConfig):
         layers, heads, width = (
             getattr(self, name) or getattr(like, name, None) or family[name] for name in ("n_layer", "n_head", "n_embd")
         )
-        return GPTConfig(
-            num_tokens=self.question.num_tokens,
-            n_positions=self.n_positions or max(needed, family["n_positions"]),
-            n_layer=layers,
-            n_head=heads,
-            n_embd=width,
-            positions=self.positions or (like.positions if like else "learned"),
-            tied=self.tied,
-            dropout=self.dropout,
-            rope_theta=like.rope_theta if like else GPTConfig.rope_theta,
-        )
+        n_positions = self.n_positions or max(needed, family["n_positions"])
+        return self.shape_of((layers, heads, width), self.question.num_tokens, n_positions, donor)
 
     def _names(self) -> dict[str, str | None]:
         return {key: name for key, name in super()._names().items() if name}  # a folder named by itself tells the seed

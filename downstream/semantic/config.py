@@ -128,21 +128,10 @@ class SemanticConfig(AdaptationConfig):
         """The model: as told, else as in the first checkpoint. Raises ValueError."""
         if donor and not donor.knows_heads and self.size is None:
             raise ValueError(f"gpt2_size: {donor.path} does not say how many heads its attention has; set gpt2_size")
-        like = donor.config if donor else None
-        layers, heads, width = parse_size(self.size or DEFAULT_SIZE)
-        if like and self.size is None:
-            layers, heads, width = like.n_layer, like.n_head, like.n_embd
-        return GPTConfig(
-            num_tokens=num_tokens,
-            n_positions=self.seq_length,
-            n_layer=layers,
-            n_head=heads,
-            n_embd=width,
-            positions=self.positions or (like.positions if like else "learned"),
-            tied=self.tied,
-            dropout=self.dropout,
-            rope_theta=like.rope_theta if like else GPTConfig.rope_theta,
-        )
+        size = parse_size(self.size or DEFAULT_SIZE)
+        if donor and self.size is None:
+            size = donor.config.n_layer, donor.config.n_head, donor.config.n_embd
+        return self.shape_of(size, num_tokens, self.seq_length, donor)
 
     def identity(self, world_size: int) -> dict[str, object]:
         examples = self.batch_size * self.gradient_accumulation_steps * world_size

@@ -112,6 +112,7 @@ def test_other_forms_train(train, form):
     assert model.config.num_tokens == (99 if "end_token" in form else 100)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_bit_identical(train, tmp_path, archive):
     changes = {**SMALL, "max_steps": 30, "dropout": 0.1}
     whole = train("whole", **changes)
