@@ -128,8 +128,9 @@ def tokens_to(cell: Cell, target: float) -> float | None:
 
 def as_markdown(rows: Sequence[dict[str, Any]], metric: str, expected: int, missing: Sequence[str]) -> str:
     lines = [
-        f"{metric} on the test split: mean over seeds with 95 % interval (Student's t). Against no pretraining: the",
-        "difference, p (Welch, two-sided), and downstream tokens saved until the baseline's final validation loss.",
+        f"{metric} on the test split, of text on validation: mean over seeds with 95 % interval (Student's t).",
+        "Against no pretraining: the difference, p (Welch, two-sided), and downstream tokens saved until the final",
+        "validation loss of the baseline.",
         "",
         "| task | condition | seeds | mean | floor | difference | p | tokens saved |",
         "|---|---|---|---|---|---|---|---|",

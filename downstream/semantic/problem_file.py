@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from core import files, rng
 from core.errors import UserError
@@ -28,6 +29,7 @@ _CODES = np.full(256, UNK, dtype=np.uint8)
 _CODES[[ord(character) for character in CHARACTERS]] = np.arange(len(CHARACTERS))
 _CODES[ord("\n")] = NEWLINE
 _FORMAT = 1  # of prepared folders
+HASHED_AT_ONCE = 65_536  # questions
 
 
 def encode(text: str) -> list[int]:
@@ -93,7 +95,6 @@ def prepare(folders: dict[str, Path], prepared: Path) -> Problems:
     prepared.mkdir(parents=True, exist_ok=True)
     with files.lock(prepared, waits=True):  # of several processes one does it
         if not (folder / "meta.json").exists():
-            print(f"indexing {len(stats)} files of problems in {folder}", flush=True)
             partial = prepared / f".{folder.name}.partial"
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
@@ -116,31 +117,32 @@ def _files(folder: Path) -> list[Path]:
 
 def _write(listed: dict[str, list[Path]], folder: Path) -> None:
     """Tests first, so that training problems can be compared with them."""
+    order = sorted(listed, key=lambda regime: regime.startswith("train"))
     groups: list[Group] = []
-    lengths, questions, asked = [], [], [np.zeros(0, dtype=np.uint64)]
+    lengths, questions = [], []
+    asked = np.zeros(0, dtype=np.uint64)  # hashes of all test questions
     digest, removed, total = hashlib.sha256(), 0, 0
     with (folder / "characters.bin").open("wb") as out:
-        for regime in sorted(listed, key=lambda regime: regime.startswith("train")):
-            if regime.startswith("train") and len(asked) > 1:
-                asked = [np.unique(np.concatenate(asked))]
-            for path in listed[regime]:
-                characters, question, answer = read(path)
-                length, starts = question + answer, np.cumsum(question + answer) - (question + answer)
-                hashes = hash_questions(characters, starts, question)
-                if regime.startswith("train"):
-                    kept = ~np.isin(hashes, asked[0])
-                    removed += int((~kept).sum())
-                    characters, question, length = characters[np.repeat(kept, length)], question[kept], length[kept]
-                else:
-                    asked.append(hashes)
-                groups.append(Group(regime, path.stem, total, len(question)))
-                total += len(question)
-                for part in (characters, question, length):
-                    digest.update(part.tobytes())
-                out.write(characters.tobytes())
-                lengths.append(length)
-                questions.append(question.astype(np.uint16))
-    np.save(folder / "starts.npy", np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64))
+        for regime, path in tqdm(
+            [(r, path) for r in order for path in listed[r]], "indexing", unit="file", mininterval=1
+        ):
+            characters, question, answer = read(path)
+            length = question + answer
+            hashes = hash_questions(characters, np.cumsum(length) - length, question)
+            if regime.startswith("train"):
+                kept = ~np.isin(hashes, asked)
+                removed += int((~kept).sum())
+                characters, question, length = characters[np.repeat(kept, length)], question[kept], length[kept]
+            else:
+                asked = np.union1d(asked, hashes)
+            groups.append(Group(regime, path.stem, total, len(question)))
+            total += len(question)
+            out.write(characters.tobytes())
+            lengths.append(length)
+            questions.append(question.astype(np.uint16))
+            for part in (characters, question, length):
+                digest.update(part.tobytes())
+    np.save(folder / "starts.npy", np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64))
     np.save(folder / "question.npy", np.concatenate(questions))
     meta = {"groups": [asdict(group) for group in groups], "removed": removed, "sha256": digest.hexdigest()}
     files.write_whole(folder / "meta.json", json.dumps(meta) + "\n")
@@ -173,9 +175,13 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def hash_questions(characters: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """64 bits of each question's characters: multilinear in them, modulo 2^64, then mixed."""
-    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    codes = characters[np.repeat(starts, lengths) + place].astype(np.uint64) + np.uint64(1)
-    weights = rng.generator("mathematics questions", 0, "", 0).integers(
-        2**64, size=int(lengths.max(initial=0)), dtype=np.uint64
-    )
-    return rng.mix(np.add.reduceat(codes * weights[place], np.cumsum(lengths) - lengths))
+    longest = int(lengths.max(initial=0))
+    weights = rng.generator("mathematics questions", 0, "", 0).integers(2**64, size=longest, dtype=np.uint64)
+    sums = [np.zeros(0, dtype=np.uint64)]
+    for first in range(0, len(starts), HASHED_AT_ONCE):
+        start, length = starts[first : first + HASHED_AT_ONCE], lengths[first : first + HASHED_AT_ONCE]
+        before = np.cumsum(length) - length
+        place = np.arange(length.sum()) - np.repeat(before, length)
+        codes = characters[np.repeat(start, length) + place].astype(np.uint64) + np.uint64(1)
+        sums.append(np.add.reduceat(codes * weights[place], before))
+    return rng.mix(np.concatenate(sums))
