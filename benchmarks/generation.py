@@ -6,6 +6,7 @@ python -m benchmarks.generation [--json FILE] [--tasks sort,xslrr] [--seconds 2]
 
 import argparse
 import contextlib
+import io
 import statistics
 import tempfile
 import time
@@ -113,7 +114,7 @@ def of_xslrr() -> Candidate:
 def of_problems() -> Candidate:
     """Rows of mathematics problems as long as the published ones are: questions of 67 characters, answers of 6."""
     draw = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(None):
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stderr(io.StringIO()):
         folders = {difficulty: Path(name) / difficulty for difficulty in DIFFICULTIES}
         for folder in folders.values():
             folder.mkdir()

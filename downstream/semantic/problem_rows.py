@@ -1,6 +1,7 @@
 """The stream of training problems, and the rows that they are packed into."""
 
 import threading
+from functools import lru_cache
 from math import gcd
 
 import numpy as np
@@ -12,6 +13,7 @@ from core.batch import IGNORE, Batch, SupervisedBatch
 from core.source import Source
 from downstream.semantic.problem_file import BOS, DIFFICULTIES, END, PAD, SEP, Group, Problems
 
+STEPS_KEPT = 4096  # of passes over modules; the published data have 168 modules
 CHUNK = 65_536  # problems whose rows are laid out at a time
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's step
 
@@ -27,6 +29,7 @@ class Stream:
     def __init__(self, problems: Problems, seed: int):
         of_each = [problems.of(difficulty) for difficulty in DIFFICULTIES]
         self.modules: list[list[Group]] = [groups for groups in of_each if groups]
+        self.step_of = lru_cache(STEPS_KEPT)(self._step)
         self._key = rng.generator("mathematics", seed, "train", 0).integers(2**64, size=1, dtype=np.uint64)
 
     def numbers(self, i: np.ndarray) -> np.ndarray:
@@ -52,7 +55,7 @@ class Stream:
         first, size = (np.array([getattr(group, name) for group in groups])[module] for name in ("first", "size"))
         turn = draw // size
         distinct, which = np.unique(turn * len(groups) + module, return_inverse=True)
-        steps = [self._step(groups[code % len(groups)], code // len(groups)) for code in distinct.tolist()]
+        steps = [self.step_of(groups[code % len(groups)], code // len(groups)) for code in distinct.tolist()]
         factor, offset = np.array(steps, dtype=np.int64).reshape(-1, 2)[which].T
         return first + (draw % size * factor + offset) % size
 

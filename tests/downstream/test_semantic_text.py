@@ -398,3 +398,23 @@ def test_the_documented_script_runs_from_anywhere(tmp_path, english, pretrained)
     result = summary(tmp_path / "results/semantic/c4")
     assert result["evaluation"][0]["perplexity"] > 1
     assert {row["group"]: row["became"] for row in result["transfer"]}["mlp.up"] == "copied"
+
+
+@pytest.mark.parametrize("verb", ["c4", "codeparrot", "math"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_step: 5", "file.yaml: max_step: no such key. Did you mean max_steps?"),
+        ("lr: [1", "file.yaml: line 1, column 7: expected"),
+        ("- lr", "file.yaml: holds list"),
+        ("lr: fast", "file.yaml: lr: 'fast' is not allowed; it takes number > 0"),
+        ("lr: 1\nlr: 2", "file.yaml: line 1, column 1: the key 'lr' stands twice"),
+        ("lr: 1\nlearning_rate: 2", "file.yaml: learning_rate: stands twice, also as lr"),
+        ("gradient_checkpointing: true", "file.yaml: gradient_checkpointing: is no key any more; there is none"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path, capsys, verb, text, message):
+    (tmp_path / "file.yaml").write_text(text)
+    assert cli.main([verb, "--config", str(tmp_path / "file.yaml"), "--save_dir", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
