@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 IGNORE = -100  # a target that is not scored; the value PyTorch's cross_entropy skips by default
 
@@ -27,11 +28,14 @@ class Batch(NamedTuple):
         length = int(used[-1]) + 1 if len(used) else 0
         return self if length == self.input_ids.shape[1] else Batch(*(x[:, :length].contiguous() for x in self))
 
-    def supervised(self) -> "SupervisedBatch":
-        """The same batch with its scored positions listed, which the model needs to skip all other logits."""
-        flat = self.targets.flatten()
-        positions = (flat != IGNORE).nonzero().squeeze(1)
-        return SupervisedBatch(self.input_ids, positions, flat[positions])
+    def supervised(self, pad_token: int | None = None) -> "SupervisedBatch":
+        """The same batch with its scored positions listed, which the model needs to skip all other logits.
+
+        The last column is left out if it has no target, as is so with rows of a task: no position would look at it.
+        """
+        read = self if (self.targets[:, -1] != IGNORE).any() else Batch(*(x[:, :-1].contiguous() for x in self))
+        padding = 0 if pad_token is None else read.input_ids.numel() - int(row_lengths(read, pad_token).sum())
+        return SupervisedBatch.of(read)._replace(padding=padding)
 
 
 class SupervisedBatch(NamedTuple):
@@ -42,18 +46,41 @@ class SupervisedBatch(NamedTuple):
     labels: Tensor  # int64 (N,), the token to predict at each of them
     starts: Tensor | None = None  # int64 (B, T): where the row of each token begins, if rows share contexts
     rows_inside: int | None = None  # examples in it, if rows share contexts
+    padding: int = 0  # tokens that only fill rows up
+    first: int = 0  # column before which nothing is scored
+    fillers: int = 0  # of the positions, at the end: they only fill up, and their labels are IGNORE
 
-    def supervised(self) -> "SupervisedBatch":
+    @classmethod
+    def of(cls, batch: Batch) -> "SupervisedBatch":
+        """All columns of a batch."""
+        flat = batch.targets.flatten()
+        positions = (flat != IGNORE).nonzero().squeeze(1)
+        first = int((positions % batch.input_ids.shape[1]).min()) if len(positions) else 0
+        return cls(batch.input_ids, positions, flat[positions], first=first)
+
+    def supervised(self, pad_token: int | None = None) -> "SupervisedBatch":
         return self
 
     @property
     def examples(self) -> int:
         return len(self.input_ids) if self.rows_inside is None else self.rows_inside
 
+    @property
+    def scored(self) -> int:
+        """Targets in it."""
+        return len(self.labels) - self.fillers
+
+    def filled(self, multiple: int) -> "SupervisedBatch":
+        """With positions that count for nothing, up to a multiple, so that batches have few shapes."""
+        fillers = -len(self.labels) % multiple
+        positions = torch.cat([self.positions, self.positions[:1].expand(fillers)])
+        labels = F.pad(self.labels, (0, fillers), value=IGNORE)
+        return self._replace(positions=positions, labels=labels, fillers=fillers)
+
     def _each(self, move: Callable[[Tensor], Tensor]) -> "SupervisedBatch":
         starts = None if self.starts is None else move(self.starts)
         ids, positions, labels = move(self.input_ids), move(self.positions), move(self.labels)
-        return SupervisedBatch(ids, positions, labels, starts, self.rows_inside)
+        return self._replace(input_ids=ids, positions=positions, labels=labels, starts=starts)
 
     def pinned(self, device: torch.device) -> "SupervisedBatch":
         """In memory from which `device` can be fed without waiting."""

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from core import files, hf, optim
+from core import files, hf
 
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -33,7 +32,7 @@ def save(
     run_dir: Path,
     step: int,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer_state: dict[str, Tensor],
     state: dict[str, Any],
     pad_token: int | None,
 ) -> Path:
@@ -47,8 +46,7 @@ def save(
     partial.mkdir(parents=True)
     try:
         hf.save(model, partial, pad_token=pad_token)
-        state_of_optimizer = {k: v.contiguous() for k, v in optim.state_tensors(optimizer, model).items()}
-        files.write_tensors(state_of_optimizer, partial / OPTIMIZER)
+        files.write_tensors({k: v.contiguous() for k, v in optimizer_state.items()}, partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps(state, indent=2, allow_nan=False) + "\n")
         _write_manifest(partial)
         for path in [*partial.iterdir(), partial]:
@@ -64,11 +62,8 @@ def save(
     return final
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Puts weights and optimiser state into place and returns the trainer's state."""
-    hf.restore(model, path)
-    optim.load_state_tensors(optimizer, model, load_file(path / OPTIMIZER))
-    return read_state(path)
+def optimizer_state(path: Path) -> dict[str, Tensor]:
+    return load_file(path / OPTIMIZER)
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -2,16 +2,20 @@
 
 import ctypes
 import os
+import re
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
+
+LOST = re.compile("gloo|nccl|timed out|connection (closed|reset)|broken pipe", re.IGNORECASE)  # their words for it
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,20 @@ class World:
         dist.all_reduce(total)
         return total.tolist()
 
+    def loss_of_rank(self, error: RuntimeError) -> str | None:
+        """What PyTorch says of another rank that ended or does not answer, if that is what the error is about."""
+        if self.size == 1 or not LOST.search(str(error)):
+            return None
+        return re.split(r"\n|\. ", re.sub(r"^\[\S+\] ", "", str(error).strip()))[0]
+
     def say(self, text: str) -> None:
         """Prints a line, once, above a progress bar if there is one."""
         if self.is_main:
             tqdm.write(text)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with gradients averaged over ranks after each backward pass outside `no_sync`."""
-        if self.size == 1:
-            return model
-        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None)
+    def wait_for_all(self) -> None:
+        """Returns once every rank has called it."""
+        self.sum([0.0])
 
 
 def pick_device(device: str | int) -> torch.device:
@@ -80,8 +88,12 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def join(device: str | int = "auto") -> Iterator[World]:
-    """The world that `torchrun` describes in the environment, or a world of one."""
+def join(device: str | int = "auto", timeout: timedelta = timedelta(minutes=10)) -> Iterator[World]:
+    """The world that `torchrun` describes in the environment, or a world of one.
+
+    `timeout`: how long a rank waits for the others. One that dies is noticed at once; one that hangs, or whose machine
+    went away, only by this.
+    """
     chosen = pick_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -92,9 +104,15 @@ def join(device: str | int = "auto") -> Iterator[World]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield World(device=chosen)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
         dist.destroy_process_group()
         time.sleep(0.2)  # a thread of gloo's that still holds a tensor when Python ends aborts it (pytorch, PR 179291)
+
+
+def ignore_orders_to_stop() -> None:
+    """For a process that is about to end by itself, and still has to say why: torchrun tells it to stop meanwhile."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -75,7 +75,7 @@ def score_each(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
 
 def _of_tokens(model: LanguageModel, batch: SupervisedBatch) -> tuple[Tensor, Tensor]:
     """Loss in nats of each scored position, float64 (N,), and whether its likeliest token is right, bool (N,)."""
-    hidden = model.hidden(batch.input_ids, batch.positions, batch.starts)
+    hidden = model.hidden(batch.input_ids, batch.positions, batch.starts, batch.first)
     parts = []
     for x, labels in zip(hidden.split(LOGIT_ROWS), batch.labels.split(LOGIT_ROWS), strict=True):
         logits = model.head(x).float()

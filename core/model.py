@@ -7,11 +7,13 @@ import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
+from torch.utils.checkpoint import checkpoint
 
 from core.batch import SupervisedBatch
 
@@ -77,24 +79,47 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1).type_as(x)
 
 
+class Linear(nn.Linear):
+    """A linear map of which some outputs alone may be asked for."""
+
+    def forward(self, x: Tensor, outputs: slice | None = None) -> Tensor:
+        if outputs is None:
+            return super().forward(x)
+        return F.linear(x, self.weight[outputs], self.bias[outputs])
+
+
 class Attention(nn.Module):
     """Causal self-attention over all earlier tokens of the same row, or those that a mask allows."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.heads, self.dropout = config.n_head, config.dropout
-        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)  # rows: all of q, all of k, all of v; heads within
+        self.qkv = Linear(config.n_embd, 3 * config.n_embd)  # rows: all of q, all of k, all of v; heads within
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None = None) -> Tensor:
-        """What each position reads, (B, T, C), before `proj`, which `Block` applies where it is needed."""
-        B, T, C = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None = None, first: int = 0
+    ) -> Tensor:
+        """What positions from `first` on read, (B, T - first, C), before `proj`, which `Block` applies where needed.
+
+        x is (B, T, C), a mask (..., T, T).
+        """
+        _, T, C = x.shape
+        if first:
+            (q,) = self.split_heads(self.qkv(x[:, first:], slice(C)), 1)  # (B, H, T - first, D)
+            k, v = self.split_heads(self.qkv(x, slice(C, None)), 2)
+            mask = causal_lower_right(T - first, T) if mask is None else mask[..., first:, :]
+        else:
+            q, k, v = self.split_heads(self.qkv(x), 3)  # each (B, H, T, D)
         if rotation is not None:
-            q, k = rotate(q, *rotation), rotate(k, *rotation)
+            q, k = rotate(q, *(part[..., first:, :] for part in rotation)), rotate(k, *rotation)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None)
-        return y.transpose(1, 2).reshape(B, T, C)
+        return y.transpose(1, 2).flatten(2)
+
+    def split_heads(self, x: Tensor, parts: int) -> Tensor:
+        """(B, T, parts * C) to (parts, B, H, T, D)."""
+        return x.unflatten(2, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 class MLP(nn.Module):
@@ -120,10 +145,17 @@ class Block(nn.Module):
         rotation: tuple[Tensor, Tensor] | None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
+        first: int = 0,
     ) -> Tensor:
-        """(B, T, C) to (B, T, C), or to (N, C) for `positions` (N,), indices into the flattened (B * T)."""
-        read = self.attn(self.ln_1(x), rotation, mask)
+        """(B, T, C) to (B, T, C), or to (N, C) for `positions` (N,), indices into the flattened (B * T).
+
+        None of `positions` may lie before the column `first`, whose queries are not computed.
+        """
+        read = self.attn(self.ln_1(x), rotation, mask, first)
         if positions is not None:
+            if first:
+                positions = positions - (positions // x.shape[1] + 1) * first
+                x = x[:, first:]
             x, read = (y.flatten(0, 1).index_select(0, positions) for y in (x, read))
         x = x + self.dropout(self.attn.proj(read))
         return x + self.dropout(self.mlp(self.ln_2(x)))
@@ -136,11 +168,15 @@ class LanguageModel(nn.Module, ABC):
     num_tokens: int  # V
     n_positions: int  # longest sequence
     is_stochastic: bool  # whether training draws random numbers, beside the data
+    recomputes: bool = False  # blocks keep their input alone for the backward pass, which computes them once more
 
     @abstractmethod
-    def hidden(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None, first: int = 0
+    ) -> Tensor:
         """What `head` turns into logits: (B, T, C), or (N, C) for `positions` (N,), indices into the flattened (B * T).
 
+        None of `positions` lies before the column `first`, so that a model may do without what only those before need.
         Where several rows share a context, `starts` (B, T) says where the row of each token begins: positions count
         from there, and nothing before it is seen. Then it is rows, not contexts, that must fit into `n_positions`.
         """
@@ -155,14 +191,21 @@ class LanguageModel(nn.Module, ABC):
         positions: Tensor | None = None,
         starts: Tensor | None = None,
         labels: Tensor | None = None,
+        first: int = 0,
     ) -> Tensor:
         """Logits of the next token, as many as `hidden` has rows; or, given `labels` (N,), their loss.
 
         The loss is the cross-entropy in nats summed over the positions, float32. With a large vocabulary it is computed
         some positions at a time, so that its memory does not grow with their number.
         """
-        x = self.hidden(input_ids, positions, starts)
+        x = self.hidden(input_ids, positions, starts, first)
         return self.head(x) if labels is None else cross_entropy_sum(x, self.head.weight, labels)
+
+    def through(self, block: nn.Module, *inputs: Any) -> Tensor:
+        """What a block makes of its inputs (Chen et al., 2016, if the model recomputes)."""
+        if not (self.recomputes and torch.is_grad_enabled()):
+            return block(*inputs)
+        return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=self.is_stochastic)
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
@@ -207,9 +250,12 @@ class GPT(LanguageModel):
             else:
                 parameter.fill_(1.0)  # LayerNorm's gain
 
-    def hidden(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None, first: int = 0
+    ) -> Tensor:
         """As in `LanguageModel`. Positions that are not asked for end in the last block, once others have read them:
-        with an answer half as long as the sequence, half of that block's MLP and of the head is never computed.
+        with an answer half as long as the sequence, half of that block's queries and MLP and of the head is never
+        computed.
         """
         length = input_ids.shape[1]
         if starts is None and length > self.config.n_positions:
@@ -228,8 +274,8 @@ class GPT(LanguageModel):
         x = self.dropout(x)
         *body, last = self.blocks
         for block in body:
-            x = block(x, rotation, None, mask)
-        x = last(x, rotation, positions, mask)
+            x = self.through(block, x, rotation, None, mask)
+        x = self.through(last, x, rotation, positions, mask, first)
         return self.ln_f(x)
 
     def add_positions(self, x: Tensor, place: slice | Tensor) -> Tensor:
@@ -283,4 +329,4 @@ def cross_entropy_sum(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 def loss_sum(model: nn.Module, batch: SupervisedBatch) -> Tensor:
     """Cross-entropy in nats, summed over the scored positions of the batch, float32."""
-    return model(batch.input_ids, batch.positions, batch.starts, batch.labels)
+    return model(batch.input_ids, batch.positions, batch.starts, batch.labels, batch.first)

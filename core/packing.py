@@ -28,8 +28,9 @@ def packed(batch: Batch, length: int, pad_token: int | None) -> SupervisedBatch:
     starts = np.arange(shape) % length  # what fills up is a row by itself
     packed_ids[place], packed_targets[place], starts[place] = ids[row, column], targets[row, column], offset[row]
 
-    whole = Batch(*(torch.from_numpy(x.reshape(-1, length)) for x in (packed_ids, packed_targets))).supervised()
-    return whole._replace(starts=torch.from_numpy(starts.reshape(-1, length)), rows_inside=len(ids))
+    whole = SupervisedBatch.of(Batch(*(torch.from_numpy(x.reshape(-1, length)) for x in (packed_ids, packed_targets))))
+    padding = shape - int(lengths.sum())
+    return whole._replace(starts=torch.from_numpy(starts.reshape(-1, length)), rows_inside=len(ids), padding=padding)
 
 
 def _first_fit(lengths: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ def rehearse(model: LanguageModel, plan: Sequence[Phase], settings: Settings, wo
         memory, kind = torch.cuda.max_memory_allocated(), "GPU memory"
     else:
         memory, kind = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "memory of the process"
-    scored = world.size * sum(len(batch.labels) for batch in batches)
+    scored = world.size * sum(batch.scored for batch in batches)
     lines = {
         "parameters": f"{model.num_parameters():,}",
         "tokens per update": f"{tokens:,}, of which {scored:,} are scored",

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from core import optim, trainer
 from core.batch import SupervisedBatch
-from core.distributed import World, join
+from core.distributed import World
 from core.errors import Interrupted, RunFailed, UserError
 from core.model import GPT, loss_sum
 from core.report import table
@@ -48,7 +48,7 @@ def carry_out(config: T, prepare: Callable[[T, World], Replica], labels: Sequenc
     Raises as `train`, and RunFailed with a line for each run that failed, once the others have ended.
     """
     configs = config.of_each_seed()
-    with join(config.device) as world:
+    with config.join() as world:
         replicas = [prepare(one, world) for one in configs]
         if config.seeds is None:
             ends: Sequence[dict[str, Any] | RunFailed] = [trainer.train(*replicas[0].arguments, world)]
@@ -114,6 +114,8 @@ def check(replicas: Sequence[Replica], world: World) -> None:
         raise UserError("seeds: they share one process; under torchrun give each process seeds of its own, or one seed")
     if first.model.config.dropout:
         raise UserError("seeds: what dropout draws for one cannot be drawn for all at once; set dropout to 0")
+    if first.settings.compile == "reduce-overhead" or first.settings.profile:
+        raise UserError("seeds: compile: reduce-overhead and profile are for one run; use compile: true or no profile")
     if first.settings.optimizer != "adamw":
         raise UserError(f"seeds: {first.settings.optimizer} cannot move models side by side; use adamw, or one seed")
     if any(phase.pack_to for phase in first.plan):
@@ -173,6 +175,7 @@ class Abreast:
         self.lr = 0.0
         self.settings, self.device = first.settings, first.world.device
         self.model = StackedGPT([run.model for run in runs])
+        self.model.recomputes = first.settings.gradient_checkpointing
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = optim.stacked([(run.model, run.optimizer) for run in runs], self.model)
         if self.settings.compile:
@@ -184,7 +187,7 @@ class Abreast:
         phase, step_of_phase = self.runs[0].locate(step)
         self.lr = phase.lr(step_of_phase)
         taken = [run.batches.take(step) for run in self.runs]
-        targets = torch.tensor([sum(len(batch.labels) for batch in batches) for batches in taken])
+        targets = torch.tensor([sum(batch.scored for batch in batches) for batches in taken])
         losses = self.backward(taken, 1 / targets.to(self.device))
         norms = clip_each_(self.parameters, self.settings.max_grad_norm or math.inf)
         optim.set_lr(self.optimizer, self.lr)

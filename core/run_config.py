@@ -4,6 +4,8 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -12,9 +14,10 @@ from pydantic import ConfigDict, Field, create_model, field_validator, model_val
 
 from core import checkpoint, tracking
 from core.config import Config, Schema, home, resolve
-from core.distributed import pick_device
+from core.distributed import World, join, pick_device
 from core.errors import UserError
 from core.model import GPTConfig, parse_size
+from core.parallel import Compilation, Kind
 from core.schedule import Shape, factor
 from core.task import task_class
 from core.trainer import Settings
@@ -41,7 +44,14 @@ class RunConfig(Config, ABC):
     save_total_limit: int | None = free(20, ge=1, description="checkpoints kept: the newest, and always the best")
     resume: bool = free(False, description="go on from the newest intact checkpoint of the run, if there is one")
     device: str | int = free("auto", description="auto, cpu, cuda, cuda:1 or the number of a GPU")
-    compile: bool = free(False, description="torch.compile; pays after a minute or so on a GPU")
+    compile: Compilation = free(
+        False,
+        description="torch.compile; pays after a minute or so on a GPU. reduce-overhead: CUDA graphs, for small ones",
+    )
+    gradient_checkpointing: bool = free(False, description="blocks are computed twice, to keep less in memory")
+    parallel: Kind = free("ddp", description="under torchrun: ddp, each rank has the whole model; fsdp, a share of it")
+    timeout_minutes: float = free(10, gt=0, description="how long a process waits for the others before the run ends")
+    profile: bool = free(False, description="write a Chrome trace of some updates, and say what their time went into")
     num_workers: int = free(1, ge=0, description="threads that make batches ahead; 0: made when needed")
     log_every_steps: int = free(10, ge=1, description="updates between lines of training loss")
 
@@ -68,12 +78,19 @@ class RunConfig(Config, ABC):
         text = json.dumps(self.identity(world_size=1), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
+    def join(self) -> AbstractContextManager[World]:
+        """The processes that carry the run out."""
+        return join(self.device, timedelta(minutes=self.timeout_minutes))
+
     def settings(self, device: torch.device, **further: Any) -> Settings:
         on_gpu = device.type == "cuda"
         return Settings(
             max_grad_norm=self.max_grad_norm,
             precision=self.precision if self.precision != "auto" else "bf16" if on_gpu else "fp32",
             compile=self.compile,
+            gradient_checkpointing=self.gradient_checkpointing,
+            parallel=self.parallel,
+            profile=self.profile,
             log_every=self.log_every_steps,
             save_total_limit=self.save_total_limit,
             workers=self.num_workers,
@@ -85,6 +102,8 @@ class RunConfig(Config, ABC):
     def check_machine(self) -> None:
         """Raises UserError for what a schema cannot know: the device, a missing package, a folder without access."""
         check_device(self.device)
+        if self.compile == "reduce-overhead" and pick_device(self.device).type != "cuda":
+            raise UserError("compile: reduce-overhead replays CUDA graphs, which takes a GPU; without one use true")
         if self.wandb is not None:
             tracking.check_wandb(self.wandb_key)
         try:

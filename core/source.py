@@ -20,6 +20,11 @@ class Verdict(Enum):
 
 
 class Source(Protocol):
+    @property
+    def ragged(self) -> bool:
+        """Whether batches differ in length."""
+        return False
+
     def batch(self, split: str, start: int, stop: int) -> Batch | SupervisedBatch:
         """Examples start .. stop - 1 of a split; supervised already if rows hold documents that see only themselves.
 
@@ -49,6 +54,10 @@ class TaskSource(Source):
         self.task, self.seed = task, seed
         self._blocks: OrderedDict[tuple[str, str, int], Future[Batch]] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def ragged(self) -> bool:
+        return self.task.ragged
 
     def batch(self, split: str, start: int, stop: int) -> Batch:
         task = self.task  # a curriculum may replace it meanwhile

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.batch import IGNORE, SupervisedBatch
-from core.model import GPT, LARGE_VOCABULARY, LanguageModel, cross_entropy_sum
+from core.model import GPT, LARGE_VOCABULARY, LanguageModel, Linear, cross_entropy_sum
 
 
 class StackedLinear(nn.Module):
@@ -21,12 +21,10 @@ class StackedLinear(nn.Module):
         self.weight = nn.Parameter(like.weight.new_empty(number, *like.weight.shape))
         self.bias = None if like.bias is None else nn.Parameter(like.bias.new_empty(number, *like.bias.shape))
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(len(self.weight), -1, x.shape[-1])
-        if self.bias is None:
-            y = torch.bmm(rows, self.weight.mT)
-        else:
-            y = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.mT)
+    def forward(self, x: Tensor, outputs: slice | None = None) -> Tensor:
+        weight, bias = (p if p is None or outputs is None else p[:, outputs] for p in (self.weight, self.bias))
+        rows = x.reshape(len(weight), -1, x.shape[-1])
+        y = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
@@ -52,7 +50,12 @@ class StackedLayerNorm(nn.Module):
         return torch.addcmul(self.bias.unsqueeze(1), y, self.weight.unsqueeze(1)).reshape(x.shape)
 
 
-STACKED = {nn.Linear: StackedLinear, nn.Embedding: StackedEmbedding, nn.LayerNorm: StackedLayerNorm}
+STACKED = {
+    nn.Linear: StackedLinear,
+    Linear: StackedLinear,
+    nn.Embedding: StackedEmbedding,
+    nn.LayerNorm: StackedLayerNorm,
+}
 
 
 class StackedGPT(GPT):
@@ -96,9 +99,10 @@ class StackedGPT(GPT):
         positions: Tensor | None = None,
         starts: Tensor | None = None,
         labels: Tensor | None = None,
+        first: int = 0,
     ) -> Tensor:
         """As GPT's, of a batch that `side_by_side` made; given labels, the loss of each model, (N,)."""
-        x = self.hidden(input_ids, positions, starts)
+        x = self.hidden(input_ids, positions, starts, first)
         if labels is None:
             return self.head(x)
         if self.num_tokens >= LARGE_VOCABULARY:
@@ -124,6 +128,7 @@ def side_by_side(batches: Sequence[SupervisedBatch]) -> SupervisedBatch:
         own = batch.input_ids.shape[1]
         place = batch.positions if own == T else batch.positions // own * T + batch.positions % own
         ids.append(F.pad(batch.input_ids, (0, T - own)))
-        positions.append(F.pad(place, (0, M - len(place))) + number * B * T)
+        positions.append(torch.cat([place, place[:1].expand(M - len(place))]) + number * B * T)
         labels.append(F.pad(batch.labels, (0, M - len(place)), value=IGNORE))
-    return SupervisedBatch(torch.cat(ids), torch.cat(positions), torch.cat(labels))
+    first = min(batch.first for batch in batches)
+    return SupervisedBatch(torch.cat(ids), torch.cat(positions), torch.cat(labels), first=first)

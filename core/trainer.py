@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from core import checkpoint, files, optim, rng, tracking
+from core import checkpoint, files, hf, optim, rng, tracking
 from core.batch import Batch, SupervisedBatch
 from core.config import write_yaml
-from core.distributed import World
+from core.distributed import World, ignore_orders_to_stop
 from core.errors import Interrupted, RunFailed, UserError
 from core.evaluate import Slices
 from core.model import LanguageModel, loss_sum
 from core.packing import packed
+from core.parallel import Compilation, Kind, spread
 from core.prefetch import Prefetcher
+from core.profiler import Profiler
 from core.signals import StopSignals
 from core.source import Source, Verdict
 from core.tracking import Tracker
+
+SHAPES = 16  # different numbers of targets that batches of one shape may then have
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,10 @@ class Settings:
     betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float | None = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = False
+    compile: Compilation = False
+    gradient_checkpointing: bool = False
+    parallel: Kind = "ddp"  # over several ranks
+    profile: bool = False
     log_every: int = 10
     eval_every: int | None = None
     save_every: int | None = None
@@ -112,7 +119,7 @@ def train(
             if step == 0 and len(plan) > 1:
                 facts = "".join(f", {name} {value}" for name, value in phase.facts.items())
                 world.say(f"phase {phase.name}: {phase.steps:,} updates{facts}")
-            stop_status = run.update(run.batches.take(run.state.step), phase.lr(step), stop.status)
+            stop_status = run.update(run.next_batches(), phase.lr(step), stop.status)
             run.draw_consequences(phase.lr(step), stop_status)
             if stop_status and not run.is_done():
                 raise Interrupted(f"stopped by a signal; step {run.state.step} is saved in {run.newest}", stop_status)
@@ -134,22 +141,30 @@ class Run:
         run_dir: Path,
         world: World,
     ):
-        self.model, self.plan, self.evaluate = model.to(world.device), plan, evaluate
+        self.model, self.plan, self.evaluate = model, plan, evaluate
         self.settings, self.run_dir, self.world = settings, run_dir, world
         self.state = State()
         self.total = sum(phase.steps for phase in plan)
         self.identity: dict[str, Any] = {}
         self.position: Callable[[int], dict[str, Any]] = lambda step: {}
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        make = optim.OPTIMIZERS[settings.optimizer]
-        self.optimizer = make(model, lr=0.0, weight_decay=settings.weight_decay, betas=settings.betas)
-        if settings.compile:
-            model.compile_blocks()
-        self.parallel: nn.Module = world.wrap(model)
+        self.profiler = Profiler(run_dir, world, settings.profile)
+        self.model.recomputes = settings.gradient_checkpointing
+        self.is_graphed = settings.compile == "reduce-overhead"  # as CUDA graphs, of which each shape needs its own
+        if self.is_graphed and any(phase.source.ragged or phase.pack_to for phase in plan):
+            raise UserError("compile: reduce-overhead needs batches of one shape, but rows differ in length; use true")
+        if settings.parallel == "fsdp" and settings.optimizer == "muon":
+            raise UserError("parallel: fsdp divides the matrices that muon needs whole; use ddp, or optimizer: adamw")
+        self.parallel = spread(model, world, settings.parallel, settings.compile)
+        make, trained = optim.OPTIMIZERS[settings.optimizer], self.parallel.trained
+        self.optimizer = make(trained, lr=0.0, weight_decay=settings.weight_decay, betas=settings.betas)
+        if self.is_graphed:  # gradients are added to memory of our own: a graph's is written again at each replay
+            for parameter in self.parallel.parameters:
+                parameter.grad = torch.zeros_like(parameter)
         self.unread: list[tuple[Tensor, float, Tensor]] = []  # as state.window, still on the device
         self.slices: Slices = []  # the last evaluation
         self.saveable_loss: float | None = None  # validation loss of the very weights at hand, if it was measured
         self.first_step, self.started = 0, time.perf_counter()
+        self.read_tokens, self.padding = 0, 0  # on this rank, in this session
 
     @contextmanager
     def session(self, definition: Definition, is_shown: bool = True) -> Iterator[None]:
@@ -204,24 +219,32 @@ class Run:
         numbers = [(step * A + j) * W + self.world.rank for j in range(A)]
         batches = (phase.source.batch("train", n * B, (n + 1) * B) for n in numbers)
         pad, to = self.settings.pad_token, phase.pack_to
-        rows = (packed(b, to, pad) if to and isinstance(b, Batch) else b.supervised() for b in batches)
-        return [batch.pinned(self.world.device) for batch in rows]
+        made = [packed(b, to, pad) if to and isinstance(b, Batch) else b.supervised(pad) for b in batches]
+        if self.is_graphed:
+            made = [b.filled(max(1, b.input_ids.numel() // SHAPES)) for b in made]
+        return [b.pinned(self.world.device) for b in made]
+
+    def next_batches(self) -> list[SupervisedBatch]:
+        with self.profiler.part("data wait"):
+            return self.batches.take(self.state.step)
 
     def update(self, batches: list[SupervisedBatch], lr: float, stop_status: int) -> int:
         """Moves the weights once. Returns the exit status that a signal to any rank asks for, 0 if none came."""
         state, W = self.state, self.world.size
-        targets = float(sum(len(batch.labels) for batch in batches))
+        targets = float(sum(batch.scored for batch in batches))
         tokens = float(sum(batch.input_ids.numel() for batch in batches))  # ranks may have longer rows than others
         all_targets, all_tokens, signals = self.world.sum([targets, tokens, float(stop_status)])
         if self.model.is_stochastic:  # a function of the step, so that a checkpoint need not hold any generator
             draw = rng.generator("dropout", self.settings.seed, "train", state.step * W + self.world.rank)
             torch.manual_seed(int(draw.integers(2**63)))
         loss = self.backward(batches, scale=W / all_targets)  # DDP averages over ranks: the mean over targets is left
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
-        optim.set_lr(self.optimizer, lr)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.note(batches, int(all_tokens), loss, norm)
+        with self.profiler.part("optimiser"):
+            norm = self.parallel.clip(self.settings.max_grad_norm)
+            optim.set_lr(self.optimizer, lr)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=not self.is_graphed)
+        with self.profiler.part("logging"):
+            self.note(batches, int(all_tokens), loss, norm)
         return (stop_status or 75) if signals else 0
 
     def note(self, batches: list[SupervisedBatch], tokens: int, loss: Tensor, norm: Tensor) -> None:
@@ -232,7 +255,9 @@ class Run:
         state.tokens += tokens
         self.saveable_loss = None
         self.tracker.advance()
-        self.unread.append((loss, float(sum(len(batch.labels) for batch in batches)), norm))
+        self.read_tokens += sum(batch.input_ids.numel() for batch in batches)
+        self.padding += sum(batch.padding for batch in batches)
+        self.unread.append((loss, float(sum(batch.scored for batch in batches)), norm))
         if self.world.device.type == "cpu" or state.step == 1:
             self.read()  # free on a CPU; a GPU would be waited for, so there only when something is due
 
@@ -241,7 +266,9 @@ class Run:
         if self.is_due(self.settings.eval_every) and self.measure_and_judge() is Verdict.CHANGED:
             self.batches.restart(self.state.step)
         if self.is_due(self.settings.log_every):  # after the evaluation, which may find that this was the last update
-            self.log(lr)
+            with self.profiler.part("logging"):
+                self.log(lr)
+        self.profiler.advance()
         if self.is_save_due() or stop_status:
             self.save()
 
@@ -249,11 +276,14 @@ class Run:
         """Gradients of scale * loss over the micro-batches, all-reduced once. Returns the unscaled loss sum."""
         device, total = self.world.device, torch.zeros((), device=self.world.device)
         for number, batch in enumerate(batches, start=1):
-            waits_for_more = self.world.size > 1 and number < len(batches)
-            with self.parallel.no_sync() if waits_for_more else nullcontext():  # type: ignore[operator]
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-                    loss = loss_sum(self.parallel, batch.to(device))
-                (loss * scale).backward()
+            with self.parallel.accumulating() if number < len(batches) else nullcontext():
+                autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+                with self.profiler.part("forward"), autocast:
+                    if self.is_graphed:
+                        torch.compiler.cudagraph_mark_step_begin()
+                    loss = loss_sum(self.parallel.module, batch.to(device))
+                with self.profiler.part("backward"):
+                    (loss * scale).backward()
             total += loss.detach()
         return total
 
@@ -287,11 +317,19 @@ class Run:
 
     @contextmanager
     def failing_in_words(self) -> Iterator[None]:
-        """What the system refuses, such as space on a full disk, ends the run as what it is."""
+        """What the system refuses, such as space on a disk, and the loss of a rank end the run as what they are."""
+        advice = "resume: true goes on from there"
         try:
             yield
+        except RuntimeError as error:
+            lost = self.world.loss_of_rank(error)
+            if lost is None:
+                raise
+            ignore_orders_to_stop()
+            what = f"after step {self.state.step}: one of the {self.world.size} processes ended or hangs ({lost})"
+            self.fail(what, f"What became of it is said by itself or by torchrun; {advice}")
         except OSError as error:
-            self.fail(f"after step {self.state.step}: {error}", "Once that is mended, resume: true goes on from there")
+            self.fail(f"after step {self.state.step}: {error}", f"Once that is mended, {advice}")
 
     # --- Now and then
 
@@ -312,13 +350,17 @@ class Run:
 
     def measure(self) -> None:
         self.read()
-        self.slices = self.evaluate(self.model, self.state.step)
+        self.slices = self.evaluated()
         for where, values in self.slices:
             if not math.isfinite(values["loss"]):
                 self.diverged(f"{where['split']} loss is {values['loss']:g} after step {self.state.step}")
             self.tracker.log(self.where() | where, values)
         metrics = self.slices[0][1]
         self.tracker.show(val_loss=metrics["loss"], val_acc=metrics["accuracy"])
+
+    def evaluated(self) -> Slices:
+        with self.parallel.ready() as model:
+            return self.evaluate(model, self.state.step)
 
     def measure_and_judge(self) -> Verdict:
         """Evaluates, and draws the consequences: patience, growth of the source, the end."""
@@ -351,14 +393,22 @@ class Run:
         if is_best:
             assert self.saveable_loss is not None
             state.best_saved = (state.step, self.saveable_loss)
-        if not self.world.is_main:
-            return
+        self.parallel.collect()
+        optimizer_state = self.parallel.optimizer_state(self.optimizer)
+        if self.world.is_main:
+            self.write(window, optimizer_state, is_best)
+        self.world.wait_for_all()  # to leave after a signal before it is written would have it killed by torchrun
+
+    def write(
+        self, window: list[tuple[float, float, float]], optimizer_state: dict[str, Tensor], is_best: bool
+    ) -> None:
+        state = self.state
         phase, _ = self.locate(state.step - 1)
         sources = {phase.name: phase.source.state_dict() for phase in self.plan}
         position = {**asdict(state), "window": window, "phase": phase.name}
         record = {**self.position(state.step), **position, "sources": sources, "identity": self.identity}
         self.tracker.flush()
-        checkpoint.save(self.run_dir, state.step, self.model, self.optimizer, record, self.settings.pad_token)
+        checkpoint.save(self.run_dir, state.step, self.model, optimizer_state, record, self.settings.pad_token)
         if is_best:
             checkpoint.link_best(self.run_dir, state.step)
         checkpoint.prune(self.run_dir, state.step, self.settings.save_total_limit, set(self.settings.save_steps))
@@ -395,7 +445,9 @@ class Run:
         path = checkpoint.folder(self.run_dir, step)
         record = checkpoint.read_state(path)
         check_identity(path, record["identity"], self.identity, definition.may_grow)
-        checkpoint.load(path, self.model, self.optimizer)
+        hf.restore(self.model, path)
+        self.parallel.hand_out()
+        optim.load_state_tensors(self.optimizer, self.parallel.trained, checkpoint.optimizer_state(path))
         for phase in self.plan:
             phase.source.load_state_dict(record["sources"].get(phase.name, {}))
         self.state = State(**{name: record[name] for name in State.__dataclass_fields__})
@@ -413,14 +465,17 @@ class Run:
     def summarise(self) -> dict[str, Any]:
         """What the run came to, also written to `summary.json`."""
         seconds, state = max(time.perf_counter() - self.started, 1e-9), self.state
-        slices = self.slices or self.evaluate(self.model, state.step)  # of a run that had ended before
+        self.profiler.finish()
+        self.slices = self.slices or self.evaluated()  # of a run that had ended before
+        self.parallel.collect()
+        self.model.to(self.world.device)  # for what follows
         steps = state.step - self.first_step
         summary = {
             "stopped": state.stopped or "completed",
             "step": state.step,
             "tokens": state.tokens,
             "examples": state.examples,
-            "evaluation": [{**where, **values} for where, values in slices],
+            "evaluation": [{**where, **values} for where, values in self.slices],
             "sources": {phase.name: phase.source.state_dict() for phase in self.plan},
             "checkpoint": str(self.newest),
             "best": str(checkpoint.folder(self.run_dir, state.best_saved[0])) if state.best_saved else None,
@@ -430,6 +485,7 @@ class Run:
                 "seconds": round(seconds, 2),
                 "steps_per_second": round(steps / seconds, 3),
                 "data_wait_share": round(self.batches.waited / seconds, 4),
+                "padding_share": round(self.padding / max(self.read_tokens, 1), 4),
                 "device": str(self.world.device),
                 "world_size": self.world.size,
                 "torch": torch.__version__,

@@ -126,7 +126,7 @@ def inside_documents(batch: Batch, borders: Sequence[np.ndarray]) -> SupervisedB
         starts[row, inside] = inside
         targets[row, torch.from_numpy(places - 1)] = IGNORE
     np.maximum.accumulate(starts, axis=1, out=starts)
-    supervised = Batch(batch.input_ids, targets).supervised()
+    supervised = SupervisedBatch.of(Batch(batch.input_ids, targets))
     return supervised._replace(starts=torch.from_numpy(starts))
 
 

@@ -50,7 +50,7 @@ def train(config: PrngConfig) -> dict[str, Any]:
     if config.wandb_api_key:
         os.environ["WANDB_API_KEY"] = config.wandb_api_key
     run_dir = config.run_dir
-    with join(config.device) as world:
+    with config.join() as world:
         plan, settings = build(config, chosen, world)
         correctness = run_dir / "correctness.npz" if config.save_correctness else None
         evaluate = Recorder(config, chosen, world, correctness)
@@ -66,7 +66,7 @@ def rehearse(config: PrngConfig) -> None:
     """Builds everything, tries a few updates, says what the run would take. Writes nothing."""
     check_device(config.device)
     chosen, model = choose(config), new_model(config)
-    with join(config.device) as world:
+    with config.join() as world:
         world.say(rehearsal.rehearse(model, *build(config, chosen, world), world))
 
 

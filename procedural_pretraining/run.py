@@ -48,7 +48,7 @@ def rehearse(config: PretrainingConfig) -> None:
     """
     check_device(config.device)
     check_splits(config)
-    with join(config.device) as world:
+    with config.join() as world:
         model, source, plan, settings = build(config, world)
         source.task = config.task_at(config.final_length)
         world.say(rehearsal.rehearse(model, plan, settings, world))

@@ -8,7 +8,7 @@ from typing import Any
 
 from core import rehearsal, trainer
 from core.batch import Batch, concatenate
-from core.distributed import World, join
+from core.distributed import World
 from core.errors import UserError
 from core.evaluate import Slices
 from core.files import write_whole
@@ -28,7 +28,7 @@ COLUMNS = ("step", "examples_seen", "hop", "accuracy", "first_token", "token")
 def train(config: CurveConfig) -> dict[str, Any]:
     """Trains and measures by turns; writes a CSV on the way and a plot at the end. Returns the run's summary."""
     check_device(config.device)
-    with join(config.device) as world:
+    with config.join() as world:
         model, plan, settings = build(config, world)
         config.check_machine()
         table = HopTable(config, world)
@@ -44,7 +44,7 @@ def train(config: CurveConfig) -> dict[str, Any]:
 def rehearse(config: CurveConfig) -> None:
     """Builds everything, tries a few updates, says what the run would take. Writes nothing."""
     check_device(config.device)
-    with join(config.device) as world:
+    with config.join() as world:
         world.say(rehearsal.rehearse(*build(config, world), world))
 
 

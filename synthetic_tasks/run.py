@@ -52,7 +52,7 @@ def rehearse(config: SyntheticConfig) -> None:
     """Builds everything, tries a few updates, says what the run would take. Writes nothing."""
     check_device(config.device)
     check_splits(config)
-    with join(config.device) as world:
+    with config.join() as world:
         world.say(rehearsal.rehearse(*build(config, world), world))
 
 

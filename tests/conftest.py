@@ -2,8 +2,16 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from fault_trials import Server
 
 torch.set_num_threads(1)  # the cores are shared; more threads only wait for each other
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,6 @@ MAY_IMPORT = {  # package -> those of ours that it may import, beside itself
     "downstream": {"core"},
     "curriculum": {"core"},
     "synthetic_tasks": {"core"},
-    "curriculum": {"core"},
 }
 
 

@@ -70,12 +70,8 @@ class Connector:
             "Accept-Encoding": "gzip, deflate",
             "Connection": "close",
         }
-        timeout = {
-            "connect": self.config.connect_seconds,
-            "read": None,
-            "write": None,
-            "pool": None,
-        }  # others: caller's
+        only = {"connect": self.config.connect_seconds}  # all else the caller limits, by the time it takes together
+        timeout = dict.fromkeys(["read", "write", "pool"]) | only
         # The certificate has to be that of the host, though the connection goes to an address.
         extensions = {"sni_hostname": url.raw_host.decode("ascii"), "timeout": timeout}
         request = httpx.Request("GET", url.copy_with(host=address), headers=own | headers, extensions=extensions)

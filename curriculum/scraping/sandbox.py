@@ -119,6 +119,7 @@ def _in_a_fork(order: dict[str, Any]) -> bytes:
 def _carry_out(order: dict[str, Any], output: int) -> None:
     """In the fork: never returns. The alarm ends the process, whatever it is doing."""
     try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # whatever it was for whoever started the scrape
         signal.setitimer(signal.ITIMER_REAL, order["extract_seconds"])
         in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (in_use + (order["extract_megabytes"] << 20),) * 2)

@@ -18,9 +18,10 @@ CONTROLS = {*range(0x20), *range(0x7F, 0xA0)} - set(map(ord, "\t\n\f"))
 INVISIBLE = {0xAD, 0x200B, 0x2060, 0xFEFF, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 SURROGATES = range(0xD800, 0xE000)  # halves of characters, which no file can hold
 REMOVED = dict.fromkeys([*CONTROLS, *INVISIBLE, *SURROGATES])
-LINE_ENDS = re.compile(r"[^\S\n\f]+(?=[\n\f]|\Z)")
+# Where a run can be as long as the text, each is looked at once, from its beginning (?<!) and never in part (++).
+LINE_ENDS = re.compile(r"(?<![^\S\n\f])[^\S\n\f]++(?=[\n\f]|\Z)")
 WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
-DIVIDED = re.compile(r"([^\W\d_]+)-\n([^\W\d_]+)(\S*)[ \t]*(\n?)")
+DIVIDED = re.compile(r"(?<![^\W\d_])([^\W\d_]++)-\n([^\W\d_]+)(\S*)[ \t]*(\n?)")
 NUMBER = re.compile(r"\d{1,9}")
 
 
@@ -114,12 +115,17 @@ def unwanted(
         return "empty"
     if len(text) < min_characters:
         return f"min_characters: has {len(text)}"
-    visible = [character for character in text if not character.isspace()]
-    letters = sum(map(str.isalpha, visible)) / len(visible)
-    if letters < min_letters:
-        return f"min_letters: has {letters:.2f}"
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    repeated = 1 - len(set(lines)) / len(lines)
-    if repeated > max_repeated_lines:
-        return f"max_repeated_lines: has {repeated:.2f}"
+    if min_letters and (share := _letters(text)) < min_letters:
+        return f"min_letters: has {share:.2f}"
+    if max_repeated_lines < 1 and (share := _repeated_lines(text)) > max_repeated_lines:
+        return f"max_repeated_lines: has {share:.2f}"
     return None
+
+
+def _letters(text: str) -> float:
+    return sum(map(str.isalpha, text)) / (len(text) - sum(map(str.isspace, text)))
+
+
+def _repeated_lines(text: str) -> float:
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    return 1 - len(set(lines)) / len(lines)

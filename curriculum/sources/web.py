@@ -3,10 +3,13 @@
 import asyncio
 import hashlib
 import os
+import signal
 import sys
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -44,9 +47,7 @@ class WebPages(Documents):
         self.config: WebSources = resolve(lambda _: WebSources, sources_file, {})
         self.folder = home(folder) / Path(sources_file).stem
         if not self.config.urls:
-            raise UserError(
-                f"{sources_file}: urls: is empty; list the pages to fetch, as configs/web_sources.yaml shows"
-            )
+            raise UserError(f"{sources_file}: urls: is empty; list pages as configs/web_sources.yaml shows")
         if missing := [name for name in PACKAGES if find_spec(name) is None]:
             raise UserError(f"{sources_file}: packages are missing; pip install {' '.join(missing)}")
         self.pages = distinct(self.config.urls)
@@ -59,8 +60,8 @@ class WebPages(Documents):
         return {"kind": "custom-scrape", "pages": len(self.pages), "urls": _hash(urls), **options}
 
     def version(self) -> str:
-        """A hash of all that came, and of how the rest failed."""
-        states = (f"{record.url} {record.sha256} {record.failure}" for record in self.records)
+        """A hash of all that came, which it fetches. How the rest failed changes from time to time, and no text."""
+        states = (f"{record.url} {'' if record.failure else record.sha256}" for record in self.records)
         return _hash("\n".join([self.cache.fingerprint, *states]))
 
     def documents(self, start: int = 0) -> Iterator[Document]:
@@ -112,9 +113,24 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
+        with _ctrl_c_cancels():
+            return asyncio.run(work)
     with ThreadPoolExecutor(1) as pool:  # in a notebook a loop runs already, and a thread can have one only
         return pool.submit(asyncio.run, work).result()
+
+
+@contextmanager
+def _ctrl_c_cancels() -> Iterator[None]:
+    """Lets asyncio answer Ctrl-C, which it does if Python would: an exception out of nowhere can be swallowed there."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Scrape:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from core import plots, rehearsal
-from core.distributed import World, join
+from core.distributed import World
 from core.evaluate import Slices
 from core.files import write_whole
 from core.model import LanguageModel
@@ -58,7 +58,7 @@ def rehearse(config: AlgorithmicConfig) -> None:
     """Builds everything, tries a few updates, says what the run would take. Writes nothing."""
     check_device(config.device)
     check_splits(config)
-    with join(config.device) as world:
+    with config.join() as world:
         model, fates = build_model(config, config.shape)
         announce(fates, world)
         world.say(rehearsal.rehearse(model, *build_plan(config, world), world))

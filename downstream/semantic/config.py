@@ -51,7 +51,6 @@ class SemanticConfig(AdaptationConfig):
         "report_to": "write wandb_enable: true or false",
         "note": "write wandb_name",
         "mixed_precision": "write precision: auto, fp32 or bf16",
-        "gradient_checkpointing": "there is none; a smaller batch_size and more gradient_accumulation_steps need less",
         "use_callback": "write the updates to save beside save_steps, such as further_saves: [100, 200, 400]",
         "use_c4_1m": "as many documents are read as the run needs; max_documents: 1000000 bounds them",
         "max_eval_steps": "write eval_windows, or for mathematics eval_problems",

@@ -111,7 +111,7 @@ class ProblemRows(Source):
         row = np.repeat(np.arange(stop - start), np.diff(bounds))  # of each problem
         numbers = self.stream.numbers(np.arange(bounds[0], bounds[-1]))
         batch, starts = written(self.problems, numbers, row, self.seq_length, self.end_token)
-        return batch.supervised()._replace(starts=starts) if self.isolated else batch
+        return SupervisedBatch.of(batch)._replace(starts=starts) if self.isolated else batch
 
 
 def row_lengths(problems: Problems, numbers: np.ndarray, end_token: bool) -> np.ndarray:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from core import plots, rehearsal
-from core.distributed import World, join
+from core.distributed import World
 from core.evaluate import Slices
 from core.files import write_whole
 from core.model import LanguageModel
@@ -58,7 +58,7 @@ def prepare(open_corpus: Open, config: T, world: World) -> Replica:
 def rehearse(open_corpus: Open, config: T) -> None:
     """Makes the data ready, builds everything, tries a few updates, says what the run would take."""
     check_device(config.device)
-    with join(config.device) as world:
+    with config.join() as world:
         corpus = open_corpus(config, world)
         check_passes(corpus, config)
         model, fates = build_model(config, partial(config.shape, num_tokens=corpus.num_tokens))

@@ -152,14 +152,17 @@ class RecurrentOLMo3(LanguageModel):
         positions: Tensor | None = None,
         starts: Tensor | None = None,
         labels: Tensor | None = None,
+        first: int = 0,
     ) -> Tensor:
         """As in `LanguageModel`; with ACT the loss is the weighted one of every loop, and to it comes the weights'
         divergence from equal ones, once for each position."""
         if labels is None or not self.recurrence.act.enabled:
-            return super().forward(input_ids, positions, starts, labels)
+            return super().forward(input_ids, positions, starts, labels, first)
         return self._act_loss(list(self.steps(input_ids, positions, starts)), labels)
 
-    def hidden(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None, first: int = 0
+    ) -> Tensor:
         """What `head` turns into logits: after the last loop, or if tokens halt on their own (`halting: token`) after
         the first loop at which a token's weights reach one half. (B, T, C), or (N, C) for `positions`."""
         act = self.recurrence.act
@@ -177,7 +180,7 @@ class RecurrentOLMo3(LanguageModel):
         views = self._views(input_ids, starts)
         encoded = self.embed_tokens(input_ids)
         for layer, kind in zip(self.layers[:e], self.shape.types[:e], strict=True):
-            encoded = layer(encoded, views[kind])
+            encoded = self.through(layer, encoded, views[kind])
         loop = list(zip(self.layers[e:d], self.shape.types[e:d], strict=True))
         is_cross = self.recurrence.loop_attention_mode == "cross"
         sources = [cast(Layer, layer).read(encoded, views[kind]) if is_cross else None for layer, kind in loop]
@@ -187,7 +190,7 @@ class RecurrentOLMo3(LanguageModel):
             if self.recurrence.inject_input_each_step:
                 z = self.inject(torch.cat([encoded, z], dim=-1))
             for (layer, kind), source in zip(loop, sources, strict=True):
-                z = layer(z, views[kind], source)
+                z = self.through(layer, z, views[kind], source)
             if self.recurrence.act.enabled or number == loops:
                 yield self._decoded(z, views, positions)
             if cut and number % cut == 0:
@@ -196,7 +199,7 @@ class RecurrentOLMo3(LanguageModel):
     def _decoded(self, z: Tensor, views: dict[str, View], positions: Tensor | None) -> Tensor:
         d = len(self.layers) - self.recurrence.decoder_layers
         for layer, kind in zip(self.layers[d:], self.shape.types[d:], strict=True):
-            z = layer(z, views[kind])
+            z = self.through(layer, z, views[kind])
         return self.norm(z if positions is None else z.flatten(0, 1).index_select(0, positions))
 
     def _loops(self) -> int:

@@ -10,9 +10,15 @@ BATCH = Batch(
 
 def test_supervised_lists_each_scored_position_with_its_label():
     supervised = BATCH.supervised()
-    assert supervised.positions.tolist() == [2, 3, 7]
+    assert torch.equal(supervised.input_ids, BATCH.input_ids[:, :4])  # at the last one nothing is ever to be predicted
+    assert supervised.positions.tolist() == [2, 3, 6]
     assert supervised.labels.tolist() == [1, 5, 2]
-    assert torch.equal(supervised.input_ids, BATCH.input_ids)
+    assert supervised.first == 2
+
+
+def test_a_last_column_with_a_target_stays():
+    batch = Batch(BATCH.input_ids[:, :4], BATCH.targets[:, :4])
+    assert torch.equal(batch.supervised().input_ids, batch.input_ids)
 
 
 def test_a_batch_without_targets_supervises_nothing():

@@ -118,6 +118,34 @@ def test_blocks_are_not_compiled_again_for_each_number_of_targets():
     assert counter.frame_count == compiled
 
 
+@pytest.mark.parametrize("positions", ["learned", "rope"])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_queries_that_nobody_asks_for_change_nothing(positions, is_packed):
+    model, targets = small(positions=positions), ids(3, 12).roll(-1, dims=1)
+    targets[:, :5] = IGNORE
+    targets[1, 7] = targets[2, 5] = IGNORE
+    batch = Batch(ids(3, 12), targets).supervised()
+    starts = torch.tensor([0, 0, 0, 0, 4, 4, 4, 4, 4, 9, 9, 9]).expand(3, 12) if is_packed else None
+    assert batch.first == 5
+    results = []
+    for first in (0, 5):
+        model.zero_grad()
+        loss = loss_sum(model, batch._replace(first=first, starts=starts))
+        loss.backward()
+        results.append((loss.detach(), *(p.grad.clone() for p in model.parameters())))
+    for whole, part in zip(*results, strict=True):
+        torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-5)
+
+
+def test_a_compiled_model_leaves_out_queries_as_well():
+    torch._dynamo.reset()
+    model, x, positions = small(), ids(2, 12), torch.tensor([7, 9, 11, 20, 23])
+    expected = model(x, positions)
+    model.compile_blocks()
+    for first in (7, 3, 0):
+        torch.testing.assert_close(model(x, positions, first=first), expected, atol=1e-5, rtol=0)
+
+
 def test_bf16_autocast_trains():
     model = small()
     with torch.autocast("cpu", torch.bfloat16):

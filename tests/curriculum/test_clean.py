@@ -1,5 +1,6 @@
 import unicodedata
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,6 +121,11 @@ def test_a_word_divided_by_the_end_of_a_page_is_joined():
     pages = [f"HEADER\n{before}\n{number}" for number, before in enumerate(["one exam-", "ple two", "three"], 1)]
     assert clean("\f".join(pages)).text == "one example\ntwo\nthree"
     assert clean("\f".join(pages)).header_lines == 6
+
+
+@pytest.mark.parametrize("text", ["a" * 1_000_000, " " * 1_000_000 + "a", "a-\n" * 100_000, "1" * 1_000_000])
+def test_texts_that_are_one_long_run_take_no_longer_than_others(text):
+    clean(text)  # took hours when each part of the run was tried
 
 
 def test_filters_name_themselves_and_pass_everything_by_default():

@@ -267,7 +267,7 @@ def test_every_character_of_an_answer_counts(tmp_path):
             super().__init__()
             self.says = torch.tensor([*encode(says), END])
 
-        def hidden(self, input_ids, positions, starts=None):
+        def hidden(self, input_ids, positions, starts=None, first=0):
             return torch.nn.functional.one_hot(self.says[positions - positions[0]], 100).float()
 
         def head(self, x):

@@ -410,7 +410,7 @@ def test_the_documented_script_runs_from_anywhere(tmp_path, english, pretrained)
         ("lr: fast", "file.yaml: lr: 'fast' is not allowed; it takes number > 0"),
         ("lr: 1\nlr: 2", "file.yaml: line 1, column 1: the key 'lr' stands twice"),
         ("lr: 1\nlearning_rate: 2", "file.yaml: learning_rate: stands twice, also as lr"),
-        ("gradient_checkpointing: true", "file.yaml: gradient_checkpointing: is no key any more; there is none"),
+        ("mixed_precision: fp16", "file.yaml: mixed_precision: is no key any more; write precision"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path, capsys, verb, text, message):

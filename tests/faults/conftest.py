@@ -1,14 +1,5 @@
-from collections.abc import Iterator
-
 import pytest
 from fault_trials import Server, Trial
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="session")

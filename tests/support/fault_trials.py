@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -59,6 +60,16 @@ def order(run_dir: Path, *faults: tuple[str, dict[str, Any]], **keys: Any) -> di
     own = {name[1:]: keys.pop(name) for name in list(keys) if name.startswith("_")}
     argv = flags(save_dir=run_dir, **{**TINY, "resume": True, **keys})
     return {"module": "procedural_pretraining.cli", "argv": argv, "faults": list(faults), "limit": LIMIT, **own}
+
+
+def orders_of_ranks(run_dir: Path, size: int, *faults: tuple[str, dict[str, Any]], **keys: Any) -> list[dict[str, Any]]:
+    """The same run, carried out by `size` processes, as torchrun would start them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = ({**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size))
+    return [order(run_dir, *faults, **{**keys, "_environ": rank}) for rank in ranks]
 
 
 class Trial:

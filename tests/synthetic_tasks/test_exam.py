@@ -37,7 +37,9 @@ class Recites(LanguageModel):
             for t in range(1, len(row)):
                 self._next.setdefault(tuple(row[:t]), row[t])
 
-    def hidden(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None, first: int = 0
+    ) -> Tensor:
         T = input_ids.shape[1]
         rows = input_ids.tolist()
         found = [self._next.get(tuple(rows[p // T][: p % T + 1])) for p in positions.tolist()]
@@ -187,7 +189,9 @@ def test_knowledge_of_a_model_that_recites_and_of_one_that_says_nothing():
 class SaysHe(Recites):
     """Takes everybody for a man and knows nothing else."""
 
-    def hidden(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None, first: int = 0
+    ) -> Tensor:
         x = torch.zeros(len(positions), self.num_tokens)
         x[:, [ids[0] for ids in CapoTask().pronouns]] = 1
         return x
@@ -223,7 +227,9 @@ class KnowsTheLaw(LanguageModel):
         with torch.no_grad():
             self.head.weight.copy_(torch.eye(task.num_tokens))
 
-    def hidden(self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None, first: int = 0
+    ) -> Tensor:
         T = input_ids.shape[1]
         laws = [self.task.law(input_ids[p // T, 1 : p % T + 1].tolist())[-1] for p in positions.tolist()]
         law = torch.from_numpy(np.array(laws)).float()
