@@ -41,3 +41,13 @@ def line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def write(path: Path, facts: dict[str, Any], results: Sequence[dict[str, Any]]) -> None:
     path.write_text(json.dumps({**facts, "results": results}, indent=2) + "\n")
+
+
+def conclude(facts: dict[str, Any], result: dict[str, Any], path: Path | None) -> int:
+    """Prints a result of one line a figure, writes it if there is a `path`, and returns the exit status."""
+    print(sentence(facts))
+    for name, value in result.items():
+        print(f"{name:<30}{value}")
+    if path:
+        write(path, facts, [result])
+    return 0 if result["within the bar"] else 1

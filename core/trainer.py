@@ -62,6 +62,7 @@ class Settings:
     eval_every: int | None = None
     save_every: int | None = None
     save_steps: Sequence[int] = ()  # extra checkpoints, which the limit does not touch
+    milestones: Sequence[int] = ()  # updates after which all of this is done, and whose checkpoints are kept as well
     save_total_limit: int | None = None
     patience: int | None = None  # evaluations without a lower validation loss before the run ends
     workers: int = 1  # threads that make batches ahead
@@ -205,7 +206,8 @@ class Run:
         return self.state.step >= self.total or bool(self.state.stopped)
 
     def is_due(self, every: int | None) -> bool:
-        return self.is_done() or (every is not None and self.state.step % every == 0)
+        step = self.state.step
+        return self.is_done() or step in self.settings.milestones or (every is not None and step % every == 0)
 
     def is_save_due(self) -> bool:
         return self.is_due(self.settings.save_every) or self.state.step in self.settings.save_steps
@@ -411,7 +413,8 @@ class Run:
         checkpoint.save(self.run_dir, state.step, self.model, optimizer_state, record, self.settings.pad_token)
         if is_best:
             checkpoint.link_best(self.run_dir, state.step)
-        checkpoint.prune(self.run_dir, state.step, self.settings.save_total_limit, set(self.settings.save_steps))
+        kept = {*self.settings.save_steps, *self.settings.milestones}
+        checkpoint.prune(self.run_dir, state.step, self.settings.save_total_limit, kept)
 
     def window_of_all_ranks(self) -> list[tuple[float, float, float]]:
         """What a checkpoint holds, so that it does not matter how many ranks go on from it: the main one takes it."""

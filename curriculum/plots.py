@@ -19,7 +19,7 @@ def draw_run(run_dir: Path) -> Path:
     validation = [row for row in rows if row["split"] == "validation"]
     panels = [
         partial(_draw_training, rows=training),
-        partial(_draw_validation, rows=validation),
+        partial(_draw_validation, rows=validation, training=training),
         partial(_draw_lr, rows=training),
     ]
     return draw_panels(panels, run_dir / "plots" / "curves.png", title=run_dir.as_posix(), across="million tokens")
@@ -36,13 +36,13 @@ def _draw_training(axis: Any, rows: list[Row]) -> None:
     axis.set_ylabel("training loss (nats per token)")
 
 
-def _draw_validation(axis: Any, rows: list[Row]) -> None:
+def _draw_validation(axis: Any, rows: list[Row], training: list[Row]) -> None:
     by_stage: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_stage[row["stage"]].append(row)
     for stage, own in by_stage.items():
         axis.plot(millions(own), [row["loss"] for row in own], marker=".", label=stage)
-    _mark_transitions(axis, rows)
+    _mark_transitions(axis, training)
     axis.set_ylabel("validation loss (nats per token)")
 
 

@@ -76,7 +76,7 @@ def prepare(config: TrainingConfig, world: World, files: Files, tokenizer: Token
     model = GPT(config.shape(tokenizer.num_tokens), seed=config.seed)
     world.say(f"{model.num_parameters():,} parameters\n{describe(parts)}")
     ends = [sum(part.steps for part in parts[:number]) for number in range(1, len(parts) + 1)]
-    settings = config.settings(world.device, save_steps=ends)
+    settings = config.settings(world.device, milestones=ends)
     definition = Definition(config.model_dump(), identity(config, files, world), position=partial(position, parts))
 
     def conclude(summary: dict[str, Any]) -> None:

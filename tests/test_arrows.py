@@ -12,7 +12,6 @@ MAY_IMPORT = {  # package -> those of ours that it may import, beside itself
     "procedural_pretraining": {"core", "procedural_data"},
     "prng": {"core"},
     "downstream": {"core"},
-    "curriculum": {"core"},
     "synthetic_tasks": {"core"},
 }
 

@@ -163,3 +163,43 @@ def test_a_signal_is_noted_and_the_old_handler_comes_back(number, status):
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), number)
     assert signal.getsignal(number) == before
+
+
+def test_muon_moves_matrices_of_blocks_orthogonally_and_adamw_the_rest():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(11, 8, 2, 2, 16), seed=0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = optim.OPTIMIZERS["muon"](model, lr=1e-2, weight_decay=0.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        moved = parameter.detach() - before[name]
+        if name.startswith("blocks.") and parameter.dim() == 2:
+            assert optimizer.state[parameter].keys() == {"momentum_buffer"}
+            singular = torch.linalg.svdvals(moved / (1e-2 * 0.2 * max(parameter.shape) ** 0.5))
+            assert 0.5 < singular.min() < singular.max() < 1.5  # five Newton-Schulz steps: about one
+        else:
+            assert {"step", "exp_avg", "exp_avg_sq"} <= optimizer.state[parameter].keys()
+            torch.testing.assert_close(moved.abs(), torch.full_like(moved, 1e-2), atol=1e-5, rtol=0)
+
+
+def test_muon_goes_on_from_its_saved_state():
+    def trained(updates, state=None, weights=None):
+        model = GPT(GPTConfig(11, 8, 1, 2, 16), seed=0)
+        optimizer = optim.OPTIMIZERS["muon"](model, lr=1e-2, weight_decay=0.1)
+        if state is not None:
+            model.load_state_dict(weights)
+            optim.load_state_tensors(optimizer, model, state)
+        for update in updates:
+            generator = torch.Generator().manual_seed(update)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optim.set_lr(optimizer, 1e-2 / (update + 1))
+            optimizer.step()
+        return model, {key: value.clone() for key, value in optim.state_tensors(optimizer, model).items()}
+
+    whole, _ = trained(range(6))
+    half, state = trained(range(3))
+    after, _ = trained(range(3, 6), state, half.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), after.parameters(), strict=True))

@@ -1,12 +1,16 @@
 """Token files of a curriculum: documented names, whole documents for validation, nothing twice, nothing half-done."""
 
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from core import token_writer, tokenizer
 from core.token_files import PARTS, TokenFile
@@ -118,8 +122,7 @@ def test_killed_again_and_again_the_files_are_the_same(curriculum, monkeypatch, 
 
 
 def die_at_call(left: int) -> None:
-    """SIGKILL at some call that opens, renames, removes or flushes a file, or divides."""
-    import sys
+    """SIGKILL at some call that opens, renames, removes or shortens a file."""
 
     def count(event, arguments):
         nonlocal left
@@ -129,3 +132,34 @@ def die_at_call(left: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
+
+
+PEAK = """
+import re, sys
+from curriculum import cli
+status = cli.main(["initialize", "--type", sys.argv[1]])
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())  # getrusage knows the parent's, too
+print(status, "torch" in sys.modules, int(peak[1]) // 1024)
+"""
+
+
+def test_a_text_of_some_size_takes_little_memory_and_no_torch(curriculum):
+    lines = (f"{n} is a number, and {n * n} its square.\n\n" for n in range(70_000))
+    Path("text/a/00.txt").write_text("".join(lines))  # a file of 3 MB with 70,000 documents
+    place = {"dataset_key": "local-files", "source_path": ["text/a/00.txt"], "document_separator": ""}
+    file = curriculum()
+    Path(file).write_text(yaml.safe_dump({"stages": [{"name": "warmup", "block_size": 64, **place}]}))
+    command = [sys.executable, "-c", PEAK, file]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    status, has_torch, peak = done.stdout.split()[-3:]
+    assert (status, has_torch) == ("0", "False")
+    assert int(peak) < 200  # MiB
+
+
+@pytest.mark.slow
+def test_a_hundred_million_tokens_take_less_than_300_mib(tmp_path):
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-m", "benchmarks.text_writing", "--json", tmp_path / "x"], cwd=root, check=True)
+    (result,) = json.loads((tmp_path / "x").read_text())["results"]
+    assert result["peak memory, MiB"] < 300

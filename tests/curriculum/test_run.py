@@ -51,6 +51,7 @@ def test_stages_train_in_order_at_their_own_length_on_equal_numbers_of_tokens(cu
 def test_every_evaluation_measures_every_stage_the_last_one_first(curriculum):
     assert begin(curriculum()) == 0
     rows = [row for row in read_metrics(Path("run")) if row["split"] == "validation"]
+    assert {row["step"] for row in rows} >= {0, 5, 10, *ends("run")}
     for first, second, third in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
         assert [(row["stage"], row["block_size"]) for row in (first, second, third)] == [
             ("pretrain", 32),
@@ -67,6 +68,10 @@ def test_checkpoints_say_where_the_run_stands_and_one_follows_each_transition(cu
     state = checkpoint.read_state(Path("run") / f"checkpoint-{first}")
     assert (state["curriculum_stage_idx"], state["curriculum_stage"], state["epoch"]) == (1, "foundation", 0)
     assert (state["iter_num"], state["stage_iter_num"], state["block_size"]) == (first, 0, 16)
+    rows = read_metrics(Path("run"))
+    for step in (first, second):  # what was measured there is of the stage that ended
+        assert {row["split"] for row in rows if row["step"] == step} == {"train", "validation"}
+        assert len({row["phase"] for row in rows if row["step"] == step}) == 1
     state = checkpoint.read_state(Path("run") / "checkpoint-4")
     assert (state["curriculum_stage_idx"], state["iter_num"], state["stage_iter_num"]) == (0, 4, 4)
     assert (Path("run") / f"checkpoint-{second}").is_dir()
@@ -146,10 +151,11 @@ def test_killed_around_a_transition_it_ends_the_same(curriculum, monkeypatch, wh
             raise Killed
         flush(path)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(trainer.Run, "update", stop_at)
         patch.setattr(files, "flush", stop_in_save)
-        cli.main(["start", "--type", file])
+        with pytest.raises(Killed):
+            cli.main(["start", "--type", file])
     assert cli.main(["resume", "--type", file]) == 0
     assert_same_run("run", "whole")
 

@@ -1,0 +1,87 @@
+"""What windows from a large token file cost beside a training step.
+
+python -m benchmarks.text_loading [--gigabytes 1] [--batch_size 8] [--json FILE]
+
+Fills a file with random ids and times batches of windows of 512 tokens, drawn at random places, against an update of
+the default model of the curriculum (8_16_512, GPT-2's vocabulary) on as many.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks import report
+from core.distributed import World
+from core.model import GPT, GPTConfig
+from core.token_files import TokenFile
+from core.tracking import Tracker
+from core.trainer import Phase, Run, Settings
+from core.windows import Windows
+
+LENGTH, BAR = 512, 0.02
+CHUNK = 2**24  # tokens
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the file")
+    parser.add_argument("--batch_size", type=int, default=8, help="windows")
+    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = loading(options.gigabytes, options.batch_size, Path(folder))
+    return report.conclude(report.machine("torch", "numpy"), result, options.json)
+
+
+def loading(gigabytes: float, size: int, folder: Path) -> dict[str, Any]:
+    path = folder / "x.bin"
+    generator = np.random.default_rng(0)
+    with path.open("wb") as file:
+        for _ in range(int(gigabytes * 2**30 / 2 / CHUNK)):
+            generator.integers(50257, size=CHUNK, dtype=np.uint16).tofile(file)
+    source = Windows([TokenFile(path, verify=False, say=lambda text: None)], LENGTH, seed=0)
+    numbers = iter(range(10**9))
+
+    def load() -> None:
+        n = next(numbers)
+        source.batch("train", n * size, (n + 1) * size).supervised()
+
+    batch, step = timed(load, 200), timed(step_of(source, size), 3)
+    return {
+        "file": f"{path.stat().st_size / 2**30:.2f} GiB, {len(source):,} windows of {LENGTH}",
+        "batch of windows, ms": round(batch * 1000, 3),
+        "step of 8_16_512, ms": round(step * 1000, 1),
+        "share of the step": f"{batch / step:.4%}",
+        "within the bar": batch / step < BAR,
+    }
+
+
+def step_of(source: Any, size: int) -> Any:
+    """An update of the default model on a batch that lies ready."""
+    plan = [Phase("text", source, 10**9, size, lambda step: 1e-4)]
+    model = GPT(GPTConfig(50257, LENGTH, 8, 16, 512, positions="rope"))
+    run = Run(model, plan, lambda model, step: [], Settings(), Path(), World())
+    run.tracker = Tracker(Path(), 0, run.total, is_main=False)
+    batches = run.make_update(0)
+    return lambda: run.update(batches, 1e-4, 0)
+
+
+def timed(action: Any, times: int) -> float:
+    """Median of the seconds that it takes."""
+    action()
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - started)
+    return median(seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
