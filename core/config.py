@@ -303,6 +303,8 @@ def _describe(annotation: Any, metadata: list[Any]) -> str:
         return f"list of {_describe(get_args(annotation)[0], [])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "{" + ", ".join(annotation.model_fields) + "}"
+    if get_origin(annotation) is dict:
+        return "lines of the form `key: value`"
     name = {int: "integer", float: "number", bool: "true or false", str: "text"}.get(annotation, str(annotation))
     return name + _bounds(metadata) if annotation in (int, float) else name
 
