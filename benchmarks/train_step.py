@@ -1,11 +1,13 @@
-"""A training step of ours, of a plain PyTorch loop around transformers' GPT-2, and of that loop as it was set before.
+"""A training step of ours, of a bare loop over our model, and of plain loops around transformers' GPT-2.
 
 python -m benchmarks.train_step [--json FILE] [--sizes 12_12_768,2_4_16] [--rounds 7] [--batch_size 64]
 
-All start from the same weights, and the first loss is checked to be the same. Each has a process of its own, as in real
-use: within one, memory that our loop keeps would be lent to the others. They take turns, in rounds of some seconds, so
-that whatever else the machine does falls on each alike. Data is made within our step, while the other two are given
-batches that lie ready. On a CPU with bf16 arithmetic our loop takes a fourth turn, with `precision: bf16`.
+"bare" is what one writes by hand around our model: nothing is logged, checked, or ready to be resumed. "plain" is the
+same around GPT2LMHeadModel, "earlier" that loop as it was once set. All start from the same weights, and the first loss
+is checked to be the same. Each has a process of its own, as in real use: within one, memory that our loop keeps would
+be lent to the others. They take turns, in rounds of some seconds, so that whatever else the machine does falls on each
+alike. Data is made within our step, while the others are given batches that lie ready. On a CPU with bf16 arithmetic
+our loop takes a fifth turn, with `precision: bf16`.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr
 from functools import partial
+from itertools import cycle
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,10 +32,11 @@ from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
 from benchmarks import report
-from core import hf
+from core import hf, optim
 from core.batch import IGNORE, Batch
 from core.distributed import join, pick_device
 from core.model import GPT, GPTConfig, loss_sum, parse_size
+from core.parallel import Compilation
 from core.prefetch import Prefetcher
 from core.source import TaskSource
 from core.tracking import Tracker
@@ -40,7 +44,8 @@ from core.trainer import Phase, Run, Settings
 from procedural_data.sort import Sort
 
 TASK = Sort(seq_length=64, vocab_size=100)
-BARS = {  # least ratios of their time to ours: plain loop, earlier settings
+BARE_BAR = 1 / 1.05  # least ratio of a bare loop's time to ours
+BARS = {  # likewise: plain loop, earlier settings
     "12_12_768": (1.05, 1.4),
     "4_4_256": (1.2, 2.0),
     "2_4_16": (1.1, 3.0),
@@ -62,6 +67,7 @@ class Contest(NamedTuple):
     batch_size: int
     device: str
     precision: Literal["fp32", "bf16"]
+    compile: Compilation = False  # of our loop
 
     @property
     def source(self) -> TaskSource:
@@ -73,7 +79,9 @@ def ours(contest: Contest, precision: Literal["fp32", "bf16"] | None = None) -> 
     """What `core.trainer.train` does for each update: data, update, now and then a line of metrics."""
     plan = [Phase("sort", contest.source, 10**9, contest.batch_size, lambda step: LR)]
     chosen = precision or contest.precision
-    settings = Settings(weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_GRAD_NORM, precision=chosen)
+    settings = Settings(
+        weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_GRAD_NORM, precision=chosen, compile=contest.compile
+    )
     with ExitStack() as stack:
         world = stack.enter_context(join(contest.device))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -88,6 +96,28 @@ def ours(contest: Contest, precision: Literal["fp32", "bf16"] | None = None) -> 
             run.update(batches.take(run.state.step), phase.lr(number), 0)
             if run.is_due(settings.log_every):
                 run.log(phase.lr(number))
+
+        yield step
+
+
+@contextmanager
+def bare(contest: Contest) -> Iterator[Step]:
+    """The loop that one writes around our model."""
+    with join(contest.device) as world:
+        device, size = world.device, contest.batch_size
+        model = hf.load(contest.folder).to(device)
+        optimizer = optim.adamw(model, lr=LR, weight_decay=WEIGHT_DECAY)
+        batches = [contest.source.batch("train", n * size, (n + 1) * size).supervised() for n in range(READY_BATCHES)]
+        ready = cycle([batch.pinned(device) for batch in batches])
+
+        def step() -> None:
+            batch = next(ready).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=contest.precision == "bf16"):
+                loss = loss_sum(model, batch) / len(batch.labels)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
         yield step
 
@@ -124,6 +154,7 @@ def theirs(contest: Contest, dropout: float, fused: bool) -> Iterator[Step]:
 
 CONTESTANTS: dict[str, Callable[[Contest], AbstractContextManager[Step]]] = {
     "ours": ours,
+    "bare": bare,
     "plain": partial(theirs, dropout=0.0, fused=True),  # the settings a competent person picks
     "earlier": partial(theirs, dropout=0.1, fused=False),  # GPT-2's default, and AdamW parameter by parameter
     "ours bf16": partial(ours, precision="bf16"),
@@ -192,14 +223,16 @@ def check_same_loss(model: GPT, contest: Contest) -> float:
     return own
 
 
-def measure(size: str, batch_size: int, rounds: int, seconds: float, device: torch.device) -> dict[str, Any]:
+def measure(
+    size: str, batch_size: int, rounds: int, seconds: float, device: torch.device, compile: Compilation = False
+) -> dict[str, Any]:
     model = GPT(GPTConfig(TASK.num_tokens, TASK.block_size, *parse_size(size)))
     precision: Literal["fp32", "bf16"] = "bf16" if device.type == "cuda" else "fp32"
-    names = list(CONTESTANTS) if has_bf16(device) and precision == "fp32" else list(CONTESTANTS)[:3]
+    names = list(CONTESTANTS) if has_bf16(device) and precision == "fp32" else list(CONTESTANTS)[:4]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         hf.save(model, folder)
-        contest = Contest(folder, size, batch_size, str(device), precision)
+        contest = Contest(folder, size, batch_size, str(device), precision, compile)
         first_loss = check_same_loss(model, contest)
         run = {name: stack.enter_context(process_of(partial(CONTESTANTS[name], contest))) for name in names}
         steps = max(1, round(seconds / max([run[name](WARM_UP_STEPS) for name in names])))
@@ -207,7 +240,7 @@ def measure(size: str, batch_size: int, rounds: int, seconds: float, device: tor
         for _ in range(rounds):
             for name in names:
                 times[name].append(run[name](steps))
-    bars = dict(zip(("plain", "earlier"), BARS.get(size, ()), strict=False))
+    bars = {"bare": BARE_BAR, **dict(zip(("plain", "earlier"), BARS.get(size, ()), strict=False))}
     medians = {name: statistics.median(of_rounds) for name, of_rounds in times.items()}
     return {
         "size": size,
@@ -224,7 +257,7 @@ def measure(size: str, batch_size: int, rounds: int, seconds: float, device: tor
                 "of_rounds": [other / own for other, own in zip(times[name], times["ours"], strict=True)],
                 "bar": bars.get(name),
             }
-            for name in ("plain", "earlier")
+            for name in ("bare", "plain", "earlier")
         },
         "generation_share": generation_seconds(TASK, batch_size) / medians["ours"],
         "generation_bar": GENERATION_BAR,
@@ -251,9 +284,13 @@ COLUMNS = {
     "size": 9,
     "batch": 5,
     "ours ms": 8,
+    "bare ms": 8,
     "plain ms": 8,
     "earlier ms": 10,
     "ours bf16": 9,
+    "bare/ours": 9,
+    " of rounds": 11,
+    " bar": 5,
     "plain/ours": 10,
     "of rounds": 11,
     "bar": 5,
@@ -281,6 +318,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn, about (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or the number of a GPU")
+    parser.add_argument("--compile", default=False, choices=["true", "reduce-overhead"], help="of our loop")
     options = parser.parse_args(argv)
 
     torch.set_num_threads(1)
@@ -290,14 +328,16 @@ def main(argv: list[str] | None = None) -> None:
     on_gpu = device.type == "cuda"
     print(report.sentence(machine))
     print(f"sort, seq_length 64, vocab_size 100; {'bf16' if on_gpu else 'fp32'} on {device}, a process each")
-    print("ours with its data; plain: transformers' GPT-2, SDPA, no dropout, fused AdamW, batches lie ready;")
+    print("ours with its data; bare: a loop by hand around our model, batches lie ready;")
+    print("plain: as bare, but transformers' GPT-2 (SDPA, no dropout, fused AdamW);")
     print("earlier: as plain, but dropout 0.1, AdamW parameter by parameter")
     print(f"medians of {options.rounds} turns each, data: share of our step (bar: under {GENERATION_BAR:.0%})\n")
     print(report.line(list(COLUMNS), widths))
     results = []
     for size in options.sizes.split(","):
         usual = 64 if on_gpu else SMALLER_BATCHES.get(size, 64)
-        results.append(measure(size, options.batch_size or usual, options.rounds, options.seconds, device))
+        batch_size, compilation = options.batch_size or usual, options.compile == "true" or options.compile
+        results.append(measure(size, batch_size, options.rounds, options.seconds, device, compilation))
         print(report.line(row(results[-1]), widths), flush=True)
     if options.json:
         report.write(options.json, {"machine": machine, "device": str(device)}, results)

@@ -77,7 +77,8 @@ class SupervisedBatch(NamedTuple):
         labels = F.pad(self.labels, (0, fillers), value=IGNORE)
         return self._replace(positions=positions, labels=labels, fillers=fillers)
 
-    def _each(self, move: Callable[[Tensor], Tensor]) -> "SupervisedBatch":
+    def mapped(self, move: Callable[[Tensor], Tensor]) -> "SupervisedBatch":
+        """The same batch, but for each tensor what `move` makes of it."""
         starts = None if self.starts is None else move(self.starts)
         ids, positions, labels = move(self.input_ids), move(self.positions), move(self.labels)
         return self._replace(input_ids=ids, positions=positions, labels=labels, starts=starts)
@@ -86,11 +87,11 @@ class SupervisedBatch(NamedTuple):
         """In memory from which `device` can be fed without waiting."""
         if device.type != "cuda":
             return self
-        return self._each(lambda x: x if x.is_cuda else x.pin_memory())  # some are made on the GPU
+        return self.mapped(lambda x: x if x.is_cuda else x.pin_memory())  # some are made on the GPU
 
     def to(self, device: torch.device) -> "SupervisedBatch":
         """On `device`, without waiting for the copy."""
-        return self._each(lambda x: x.to(device, non_blocking=True)) if device.type == "cuda" else self
+        return self.mapped(lambda x: x.to(device, non_blocking=True)) if device.type == "cuda" else self
 
 
 def concatenate(batches: Sequence[Batch], pad_token: int | None = None) -> Batch:

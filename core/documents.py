@@ -186,7 +186,9 @@ class HubDataset(Documents):
                     has = ", ".join(row)
                     raise UserError(f"{self.dataset}: there is no column {self.text_column!r}; it has {has}")
                 yield of_row(row, self.text_column, f"{self.dataset}:{number}")
-        except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # of the library, of Arrow, of the network: each has types of its own
             raise UserError(f"{self.dataset}: {_first_line(error)}") from error
 
 

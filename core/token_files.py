@@ -23,6 +23,7 @@ FORMAT = 1
 LARGEST_SHORT = 65_535  # ids that uint16 is used for
 PARTS = (".bin", ".idx", ".doc")
 DOCUMENT = np.dtype([("digest", "S16"), ("characters", "<u4"), ("bytes", "<u4")])
+KEYS = ("format", "dtype", "documents", "tokens", "characters", "bytes", "tokenizer", "source", "settings", "sha256")
 SCANNED_AT_ONCE = 2**24  # tokens
 
 
@@ -32,12 +33,19 @@ def part(path: Path, suffix: str) -> Path:
 
 
 def meta_of(path: Path) -> dict[str, Any] | None:
-    """What NAME.meta.json says; None without it."""
-    meta = part(path, ".meta.json")
+    """What NAME.meta.json says; None without it. Raises UserError for one that is damaged or of another format."""
+    file = part(path, ".meta.json")
+    if not file.exists():
+        return None
     try:
-        return json.loads(meta.read_text()) if meta.exists() else None
-    except ValueError as error:
-        raise UserError(f"{meta}: is damaged: {error}; delete it and make the file anew") from error
+        meta = json.loads(file.read_text())
+        missing = [key for key in KEYS if key not in meta]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file}: is damaged: {error}; delete it and make the file anew") from error
+    if missing or meta["format"] != FORMAT:
+        what = f"has no {missing[0]}" if missing else f"is of format {meta['format']}, not {FORMAT}"
+        raise UserError(f"{file}: {what}; delete it and make the file anew")
+    return meta
 
 
 def dtype_of(num_tokens: int) -> np.dtype:

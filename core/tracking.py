@@ -13,6 +13,7 @@ from core.errors import UserError
 from core.files import write_whole
 
 METRICS = "metrics.jsonl"
+PATIENCE = {"init_timeout": 30, "finish_timeout": 30}  # seconds for a server of W&B's that does not answer
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
@@ -64,7 +65,7 @@ class Wandb:
         import wandb  # its absence was said by check_wandb
 
         self._run: Any = None
-        self._guard(lambda: setattr(self, "_run", wandb.init(**settings)))
+        self._guard(lambda: setattr(self, "_run", wandb.init(settings=PATIENCE, **settings)))
 
     def log(self, values: dict[str, float], step: int) -> None:
         if self._run is not None:

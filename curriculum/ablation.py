@@ -25,6 +25,7 @@ from curriculum.data import open_files
 from curriculum.evaluation import Validation
 from curriculum.plan import Files, Part, parts_of, phases, shuffled
 
+RESULT = "arm.json"  # what a run that has ended leaves in its folder
 LONGEST = ("fixed_block", "mixture")  # arms whose windows all have the longest stage's length
 
 
@@ -55,28 +56,35 @@ def check(config: AblationConfig, data: Files) -> None:
 
 def of_arm(config: AblationConfig, arm: str, budget: str, data: Files, chosen: Tokenizer) -> list[dict[str, Any]]:
     """A row for each seed and text. An arm that costs the same in operations is the same run for both budgets."""
-    costs_more = arm in LONGEST
-    own = f"{arm}_{budget}" if costs_more else arm
-    place = {"save_dir": str(home(config.save_dir) / own), "resume": True}
-    one = config.model_copy(update=place)
-    missing = [seed for seed in one.seeds or [one.seed] if not summary_of(one, seed).exists()]
-    if missing:
-        one = one.model_copy(update={"seeds": missing})
-        for each in one.of_each_seed():
-            each.check_machine()
-        print(f"\n{own}, seeds {', '.join(map(str, missing))}")
-        carry_out(one, partial(prepare, arm=arm, budget=budget, data=data, chosen=chosen), run.LABELS)
-    rows = []
-    for seed in config.seeds or [config.seed]:
-        summary = json.loads(summary_of(one, seed).read_text())
-        flops = summary["flops"]
-        rows += [{"seed": seed, "tokens": summary["tokens"], "flops": flops, **row} for row in summary["evaluation"]]
-    return rows
+    own = f"{arm}_{budget}" if arm in LONGEST else arm
+    seeds = config.seeds or [config.seed]
+    update = {"save_dir": str(home(config.save_dir) / own), "resume": True, "seeds": seeds}
+    whole = config.model_copy(update=update)
+    each = whole.of_each_seed()
+    left = [one for one in each if not (one.run_dir / RESULT).exists()]
+    if left:
+        for one in left:
+            one.check_machine()
+        print(f"\n{own}, seeds {', '.join(str(one.seed) for one in left)}")
+        is_stackable = config.optimizer == "adamw" and not config.document_mask and len(left) > 1
+        together = whole.model_copy(update={"seeds": [one.seed for one in left]})
+        for some in [together] if is_stackable else left:
+            carry_out(some, partial(prepare, arm=arm, budget=budget, data=data, chosen=chosen), run.LABELS)
+    return [row for one in each for row in rows_of(one, arm, budget, data)]
 
 
-def summary_of(config: AblationConfig, seed: int) -> Path:
-    """Where a run that has ended leaves what it came to."""
-    return config.model_copy(update={"seeds": [seed]}).of_each_seed()[0].run_dir / "arm.json"
+def rows_of(config: AblationConfig, arm: str, budget: str, data: Files) -> list[dict[str, Any]]:
+    """What a run that has ended came to. Raises UserError if it is one of another comparison."""
+    path = config.run_dir / RESULT
+    result = json.loads(path.read_text())
+    if result["identity"] != json.loads(json.dumps(identity(config, arm, budget, data, World()))):
+        raise UserError(f"save_dir: {path} is of other keys or data; use another save_dir, or delete it")
+    common = {"seed": config.seed, "tokens": result["tokens"], "flops": result["flops"]}
+    return [{**common, **row} for row in result["evaluation"]]
+
+
+def identity(config: AblationConfig, arm: str, budget: str, data: Files, world: World) -> dict[str, Any]:
+    return {**run.identity(config, data, world), "arm": arm, "budget": budget if arm in LONGEST else "both"}
 
 
 def prepare(config: AblationConfig, world: World, arm: str, budget: str, data: Files, chosen: Tokenizer) -> Replica:
@@ -85,13 +93,13 @@ def prepare(config: AblationConfig, world: World, arm: str, budget: str, data: F
     plan = arm_plan(config, arm, parts, world)
     evaluate = Validation(config, data, chosen, world)
     settings = config.settings(world.device, pad_token=None)
-    identity = {**run.identity(config, data, world), "arm": arm, "budget": budget}
-    definition = Definition(config.model_dump(), identity)
+    defined = identity(config, arm, budget, data, world)
+    definition = Definition(config.model_dump(), defined)
 
     def leave(summary: dict[str, Any]) -> None:
         if world.is_main:
-            whole = {"flops": flops_of(model, parts), **summary}
-            files.write_whole(config.run_dir / "arm.json", json.dumps(whole, indent=2) + "\n")
+            result = {"identity": defined, "flops": flops_of(model, parts), **summary}
+            files.write_whole(config.run_dir / RESULT, json.dumps(result, indent=2) + "\n")
 
     return Replica(model, plan, evaluate, settings, config.run_dir, definition, leave)
 

@@ -18,6 +18,7 @@ FREE_OF_DATA = ("local_files", "web_sources", "data_dir", "data_seed", "val_shar
 class TrainingConfig(SavedRunConfig, DataConfig):
     headings: ClassVar[dict[str, str]] = {"training": "", "wandb": "wandb_"}
     cut: ClassVar[frozenset[str]] = frozenset({"batch_size", "gradient_accumulation_steps"})
+    trains_side_by_side: ClassVar[bool] = True  # several seeds, always
 
     gpt2_size: str = Field("8_16_512", description="layers_heads_width of the model")
     positions: Literal["rope", "learned"] = Field("rope", description="rotary positions, or GPT-2's learned ones")
@@ -60,8 +61,8 @@ class TrainingConfig(SavedRunConfig, DataConfig):
         return size
 
     @model_validator(mode="after")
-    def _trains_side_by_side(self) -> Self:
-        if self.seeds is not None and (self.optimizer != "adamw" or self.document_mask):
+    def _can_train_side_by_side(self) -> Self:
+        if self.trains_side_by_side and self.seeds is not None and (self.optimizer != "adamw" or self.document_mask):
             key = "document_mask" if self.document_mask else f"optimizer {self.optimizer}"
             raise ValueError(f"seeds trains models side by side, which {key} cannot; give one seed")
         return self
@@ -109,6 +110,8 @@ ARMS = ("curriculum", "reversed", "shuffled", "fixed_block", "mixture")
 
 
 class AblationConfig(TrainingConfig):
+    trains_side_by_side: ClassVar[bool] = False  # where it cannot, the seeds take turns
+
     save_dir: str = free("runs/curriculum_ablation", min_length=1, description="folder of all runs")
     seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] | None = free(
         [0, 1, 2], description="each arm is trained with each: 0-9, or 0,3,7-9"
@@ -119,9 +122,7 @@ class AblationConfig(TrainingConfig):
     budgets: list[Literal["tokens", "flops"]] = free(
         ["tokens", "flops"], min_length=1, description="what the arms have the same of: tokens, and operations"
     )
-    lr_schedule: Literal["restart", "continuous"] = Field(
-        "continuous", description="continuous: the same for every arm"
-    )
+    lr_schedule: Literal["continuous"] = Field("continuous", description="the same course for every arm")
 
 
 class GenerateConfig(Config):

@@ -48,13 +48,26 @@ def source_of(config: DataConfig, text: Text) -> Documents:
     )
 
 
+def sources_of(config: DataConfig) -> list[Documents]:
+    """One for each text. Raises UserError with a line for each that is not there."""
+    sources, problems = [], []
+    for text in config.texts:
+        try:
+            sources.append(source_of(config, text))
+        except UserError as error:
+            problems += [f"{text.name}: {problem}" for problem in error.problems]
+    if problems:
+        raise UserError(*problems)
+    return sources
+
+
 def initialize(config: InitializeConfig) -> list[dict[str, Any]]:
     """Makes the token files of all stages, leaving those that are complete and unchanged; returns a row for each.
 
     May be killed at any moment and started again. Raises UserError, before any work, for what is missing, and for a
     text that is too short.
     """
-    sources = [source_of(config, text) for text in config.texts]
+    sources = sources_of(config)
     chosen = tokenizer.load(config.tokenizer)
     folder = home(config.data_dir)
     try:

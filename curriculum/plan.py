@@ -104,6 +104,8 @@ def windows_of(
         if not stage.replay:
             return own, own
         long_enough = [file for file in earlier if len(file) > block]
+        if not long_enough:
+            raise ValueError(f"no earlier stage has a window of {block} tokens to replay")
         return own, Replay(own, windows(long_enough, f"replay in {stage.name}"), stage.replay)
     except ValueError as error:
         raise UserError(f"{stage.name}: {error}") from error

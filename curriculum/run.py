@@ -19,7 +19,7 @@ from core.tokenizer import Tokenizer
 from core.tracking import read_metrics
 from core.trainer import Definition
 from curriculum import plots
-from curriculum.config import GenerateConfig, StatusConfig, TrainingConfig
+from curriculum.config import AblationConfig, GenerateConfig, StatusConfig, TrainingConfig
 from curriculum.data import open_files, paths_of
 from curriculum.evaluation import Validation
 from curriculum.plan import Files, Part, parts_of, phases, position
@@ -162,7 +162,7 @@ def generate(config: GenerateConfig) -> str:
     """Prints and returns a prompt with what a trained model writes after it."""
     check_device(config.device)
     folder = newest(config)
-    run = of_checkpoint(folder, lambda values: TrainingConfig)
+    run = of_checkpoint(folder, lambda values: AblationConfig if "arms" in values else TrainingConfig)
     chosen = tokenizer.load(run.tokenizer)
     (prompt,) = chosen.encode([config.prompt])
     with join(config.device) as world:

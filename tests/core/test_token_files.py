@@ -232,6 +232,8 @@ def flip(path):
         (flip, "x.bin does not match its hash; make it"),
         (lambda p: flip(part(p, ".doc")), "x.doc does not match its hash; make it"),
         (lambda p: part(p, ".meta.json").write_text("{"), "x.meta.json: is damaged"),
+        (lambda p: part(p, ".meta.json").write_text("[]"), "x.meta.json: has no format; delete it"),
+        (lambda p: part(p, ".meta.json").write_text("5"), "x.meta.json: is damaged"),
     ],
 )
 def test_a_file_that_is_not_whole_is_refused(path, spoil, message):
@@ -268,6 +270,7 @@ def test_ids_that_the_tokenizer_does_not_have_are_found(tmp_path, ids, message):
         TokenFile(tmp_path / "y.bin", BYTES, **SILENT)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 40), max_size=200), st.integers(1, 9))
 def test_digests_are_a_set(numbers, new):
     digests = [n.to_bytes(1, "big") + bytes(14) + (n % 3).to_bytes(1, "big") for n in numbers]

@@ -37,7 +37,7 @@ class File:
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 5))
 def test_a_permutation_reaches_every_number_once(size, seed):
     order = Permutation(size, np.random.default_rng(seed))

@@ -76,6 +76,15 @@ def test_the_command_trains_all_arms_once_and_says_what_came_out(prepared, capsy
     before = Path("runs/reversed/seed0/metrics.jsonl").stat().st_mtime_ns
     assert cli.main(command) == 0
     assert Path("runs/reversed/seed0/metrics.jsonl").stat().st_mtime_ns == before
+    assert cli.main([*command, "--lr", "0.5"]) == 2
+    assert "runs/curriculum/seed0/arm.json is of other keys or data" in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_side_by_side_is_trained_in_turn(prepared):
+    flags = ["--seeds", "0,1", "--arms", "curriculum", "--optimizer", "muon", "--document_mask"]
+    assert cli.main(["ablate", "--type", prepared, "--budgets", "tokens", *flags, "--save_dir", "turns"]) == 0
+    assert {path.parent.name for path in Path("turns/curriculum").glob("*/arm.json")} == {"seed0", "seed1"}
+    assert cli.main(["generate", "sun", "--save_dir", "turns/curriculum/seed0", "--tokens", "3"]) == 0
 
 
 def phases_of(run_dir: str) -> list[tuple[str, int | None]]:

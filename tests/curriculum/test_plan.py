@@ -187,6 +187,15 @@ def test_replay_lengthens_the_stage_so_that_its_own_text_is_gone_through(files):
     assert mixed in (2 * plain, 2 * plain + 1)
 
 
+def test_replay_without_anything_long_enough_is_refused(files):
+    stages = [
+        CurriculumStage(name="warmup", dataset_key="d", block_size=8, n_epochs=9),
+        CurriculumStage(name="foundation", dataset_key="e", block_size=1500, replay=0.1),
+    ]
+    with pytest.raises(UserError, match="foundation: no earlier stage has a window of 1500 tokens to replay"):
+        parts_of(config_of(stages), files, 1)
+
+
 def test_shuffled_updates_are_the_very_same_updates(files):
     config = config_of()
     parts = parts_of(config, files, 1)

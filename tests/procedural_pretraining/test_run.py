@@ -332,7 +332,8 @@ def test_dry_run_of_a_length_curriculum_measures_its_longest_sequences(tmp_path,
 def test_only_the_main_process_prints_what_a_rehearsal_or_an_evaluation_found(train, tmp_path, monkeypatch, capsys):
     run = train()
     capsys.readouterr()
-    monkeypatch.setattr("procedural_pretraining.run.join", lambda device: nullcontext(World(rank=1)))
+    for module in ("procedural_pretraining.run", "core.run_config"):
+        monkeypatch.setattr(f"{module}.join", lambda *_: nullcontext(World(rank=1)))
     assert cli.main([*flags(save_dir=tmp_path / "other"), "--dry_run"]) == 0
     assert cli.main(["evaluate", "--checkpoint", str(run / "best"), "--examples", "100"]) == 0
     assert capsys.readouterr().out == ""

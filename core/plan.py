@@ -1,0 +1,66 @@
+"""What a run is to do, and how: given to the loop by whoever starts it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from core.evaluate import Slices
+from core.model import LanguageModel
+from core.parallel import Compilation, Kind
+from core.source import Source
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Updates that draw on one source. The learning rate is a function of the update within the phase."""
+
+    name: str
+    source: Source
+    steps: int  # updates
+    batch_size: int  # examples per micro-batch, on each rank
+    lr: Callable[[int], float]
+    pack_to: int | None = None  # rows share contexts of so many tokens, each still seeing itself alone
+    facts: Mapping[str, Any] = field(default_factory=dict)  # said of it, beside its name, in each line of metrics
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a plan is carried out. Intervals are in updates; None means never (and always at the end)."""
+
+    seed: int = 0  # of dropout; data and weights have theirs
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    accumulation: int = 1  # micro-batches per update, on each rank
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float | None = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: Compilation = False
+    gradient_checkpointing: bool = False
+    parallel: Kind = "ddp"  # over several ranks
+    profile: bool = False
+    log_every: int = 10
+    eval_every: int | None = None
+    save_every: int | None = None
+    save_steps: Sequence[int] = ()  # extra checkpoints, which the limit does not touch
+    milestones: Sequence[int] = ()  # updates after which all of this is done, and whose checkpoints are kept as well
+    save_total_limit: int | None = None
+    patience: int | None = None  # evaluations without a lower validation loss before the run ends
+    workers: int = 1  # threads that make batches ahead
+    resume: bool = False
+    starts_blind: bool = True  # untrained weights: a first loss far above that of a blind guess is a mistake
+    pad_token: int | None = None  # for the saved config.json
+    wandb: dict[str, Any] | None = None  # arguments of wandb.init
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a run is, for those who come after: a resumed run must have the same identity."""
+
+    config: dict[str, Any]  # resolved, written to config.yaml
+    identity: dict[str, Any]  # the part that decides on weights and metrics
+    may_grow: Sequence[str] = ()  # keys of the identity that may be larger on resume; None counts as infinite
+    position: Callable[[int], dict[str, Any]] = lambda step: {}  # what a checkpoint after so many updates says as well
+
+
+# Of the model after so many updates; the first slice decides on patience, best checkpoint and the growth of sources.
+Evaluate = Callable[[LanguageModel, int], Slices]

@@ -1,0 +1,21 @@
+# Sourced by the batch scripts here, once they run: the environment, and a function for what they carry out.
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:?start this script with sbatch, from the root of the repository}"
+[ -f .venv/bin/activate ] && source .venv/bin/activate
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+# Runs a command and hands on to it what SLURM tells this script (--signal=B:...). Preempted or out of time, the command
+# saves and ends with status 75; then the job is queued again, and goes on where it was.
+carry_out() {
+    "$@" &
+    local child=$! signalled=yes status
+    trap 'signalled=yes; kill -USR1 "$child" 2>/dev/null || true' USR1 TERM
+    while [ -n "$signalled" ]; do  # a signal ends `wait` early
+        signalled= status=0
+        wait "$child" || status=$?
+    done
+    if [ "$status" -eq 75 ]; then
+        scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_JOB_ID:+_$SLURM_ARRAY_TASK_ID}"
+    fi
+    exit "$status"
+}
