@@ -56,8 +56,8 @@ def peak_of_update(model: GPT, batches: Sequence[SupervisedBatch], precision: st
         twin = copy.deepcopy(model)
     twin.recomputes = model.recomputes
     with fake, Peak() as memory:
-        # More than two do not meet. Attention from a column on needs a mask that cannot be without data, so that here the
-        # last block reads all columns, which takes a little more.
+        # More than two do not meet. Attention from a column on needs a mask that cannot be without data, so that here
+        # the last block reads all columns, which takes a little more.
         made = [batch.mapped(torch.zeros_like)._replace(first=0) for batch in batches[:2]]
         for tensor in [*twin.parameters(), *twin.buffers()]:
             memory.add(tensor)
