@@ -5,7 +5,10 @@ python -m benchmarks.generation [--json FILE] [--tasks sort,xslrr] [--seconds 2]
 """
 
 import argparse
+import contextlib
+import io
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +20,11 @@ import numpy as np
 import torch
 
 from benchmarks import report
-from core.batch import Batch
+from core.batch import Batch, SupervisedBatch
 from core.split import draw_block
 from core.task import task_class, task_names
+from downstream.semantic.problem_file import DIFFICULTIES, PAD, prepare
+from downstream.semantic.problem_rows import ProblemRows
 from prng.generators import Generator
 from prng.parameters import Excluded, choose
 from prng.source import Format, Grid, Mixture
@@ -70,7 +75,7 @@ class Candidate:
 
     name: str
     parameters: dict[str, Any]
-    draw: Callable[[int], Batch]
+    draw: Callable[[int], Batch | SupervisedBatch]
     pad_token: int | None = None
 
 
@@ -104,6 +109,25 @@ def of_xslrr() -> Candidate:
     source = Mixture([[grid]], lambda update: np.ones(1), 512, Format(513, 512), seed=1, phase=0)
     parameters = {"m": 2**18, "control_bits": 3, "seq_len": 513, "n_a": 1024, "n_c": 1024}
     return Candidate("xslrr", parameters, lambda number: source.batch("train", 256 * number, 256 * (number + 1)))
+
+
+def of_problems() -> Candidate:
+    """Rows of mathematics problems as long as the published ones are: questions of 67 characters, answers of 6."""
+    draw = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stderr(io.StringIO()):
+        folders = {difficulty: Path(name) / difficulty for difficulty in DIFFICULTIES}
+        for folder in folders.values():
+            folder.mkdir()
+            for module in range(56):
+                lengths = draw.integers([20, 1], [115, 12], size=(300, 2))
+                lines = ["x" * length for length in lengths.flatten().tolist()]
+                (folder / f"module{module}.txt").write_text("\n".join(lines))
+        rows = ProblemRows(prepare(folders, Path(name) / "prepared"), seed=0, seq_length=512, end_token=True)
+        rows.batch("train", 0, 1)  # the files stay mapped when their names are gone
+    parameters = {"seq_length": 512, "modules": 56, "end_token": True}
+    return Candidate(
+        "mathematics", parameters, lambda number: rows.batch("train", 256 * number, 256 * (number + 1)), PAD
+    )
 
 
 def measure(make: Callable[[], Candidate], seconds: float) -> dict[str, Any]:
@@ -188,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
         name: partial(of_task, package, name) for package in PACKAGES for name in task_names(package)
     }
     known |= {name: partial(of_preset, name) for name in SYNTHETIC}
-    known |= {"bios_50k_text": of_texts, "xslrr": of_xslrr}
+    known |= {"bios_50k_text": of_texts, "xslrr": of_xslrr, "mathematics": of_problems}
     if unknown := set(options.tasks or ()) - set(known):
         parser.error(f"no task {', '.join(sorted(unknown))}; there are {', '.join(known)}")
 

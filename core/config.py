@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
@@ -27,6 +27,8 @@ class Config(BaseModel):
     # Headings under which a file may group keys, each with what it spares the keys below: `wandb: {project: x}` can
     # stand for `wandb_project: x`. Which key stands under which heading does not matter; each means one thing only.
     headings: ClassVar[dict[str, str]] = {}
+    other_names: ClassVar[dict[str, str]] = {}  # by further name, the key that it stands for
+    retired: ClassVar[dict[str, str]] = {}  # by key that is no more, what to write instead
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -150,12 +152,13 @@ def check(schema: Schema, grouped: dict[str, Any], flags: dict[str, str], file: 
     """As `resolve`, of keys that were read already, from `file` if it has a name."""
     model = schema({**grouped, **flags})
     fields = model.model_fields
-    from_file, places = _ungrouped(grouped, model, file)
-    values = {**from_file, **{key: _typed(text, fields.get(key)) for key, text in flags.items()}}
+    from_file, places = _named(_ungrouped(grouped, model, file), model, file)
+    from_flags, words = _named([(key, f"--{key}", text) for key, text in flags.items()], model, "")
+    values = {**from_file, **{key: _typed(text, fields.get(key)) for key, text in from_flags.items()}}
 
     def origin(key: str) -> str:
         place = places.get(key, key)
-        return f"--{key}" if key in flags else f"{file}: {place}" if file else place
+        return words.get(key, f"{file}: {place}" if file else place)
 
     try:
         return model.model_validate(values)
@@ -163,11 +166,9 @@ def check(schema: Schema, grouped: dict[str, Any], flags: dict[str, str], file: 
         raise UserError(*problems(error, model, values, origin, whole=file or "command line")) from error
 
 
-def _ungrouped(grouped: dict[str, Any], model: type[BaseModel], file: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The keys of a file without their headings, and for each the place where it stood (`training.lr`)."""
+def _ungrouped(grouped: dict[str, Any], model: type[BaseModel], file: str) -> Iterator[tuple[str, str, Any]]:
+    """The keys of a file without their headings, each with the place where it stood (`training.lr`) and its value."""
     headings: dict[str, str] = getattr(model, "headings", {})
-    values: dict[str, Any] = {}
-    places: dict[str, str] = {}
     for heading, content in grouped.items():
         group = {heading: content} if heading not in headings else {} if content is None else content
         if not isinstance(group, dict):
@@ -175,10 +176,24 @@ def _ungrouped(grouped: dict[str, Any], model: type[BaseModel], file: str) -> tu
         for key, value in group.items():
             prefix = headings.get(heading, "")
             name = prefix + str(key) if prefix and key not in model.model_fields else str(key)
-            place = f"{heading}.{key}" if heading in headings else name
-            if name in values:
-                raise UserError(f"{file}: {place}: stands twice, also as {places[name]}")
-            values[name], places[name] = value, place
+            yield name, f"{heading}.{key}" if heading in headings else name, value
+
+
+def _named(
+    found: Iterable[tuple[str, str, Any]], model: type[BaseModel], file: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values and places by key, whichever of its names each was given by."""
+    other_names: dict[str, str] = getattr(model, "other_names", {})
+    retired: dict[str, str] = getattr(model, "retired", {})
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for given, place, value in found:
+        whole, name = f"{file}: {place}" if file else place, other_names.get(given, given)
+        if given in retired:
+            raise UserError(f"{whole}: is no key any more; {retired[given]}")
+        if name in values:
+            raise UserError(f"{whole}: stands twice, also as {places[name]}")
+        values[name], places[name] = value, place
     return values, places
 
 
@@ -288,6 +303,8 @@ def _describe(annotation: Any, metadata: list[Any]) -> str:
         return f"list of {_describe(get_args(annotation)[0], [])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "{" + ", ".join(annotation.model_fields) + "}"
+    if get_origin(annotation) is dict:
+        return "lines of the form `key: value`"
     name = {int: "integer", float: "number", bool: "true or false", str: "text"}.get(annotation, str(annotation))
     return name + _bounds(metadata) if annotation in (int, float) else name
 
@@ -313,7 +330,9 @@ def help_of(model: type[BaseModel], leave_out: Sequence[str] = ()) -> str:
         required = field.default is PydanticUndefined and field.default_factory is None
         default = field.get_default(call_default_factory=True)
         shown = "required" if required else f"default {_plain(default)}"
-        lines.append(f"  --{name}  ({domain(field)}; {shown})")
+        also = [other for other, key in getattr(model, "other_names", {}).items() if key == name]
+        names = " or ".join(f"--{each}" for each in [name, *also])
+        lines.append(f"  {names}  ({domain(field)}; {shown})")
         if field.description:
             lines.append(f"      {field.description}")
     return "\n".join(lines)

@@ -54,17 +54,34 @@ class Evaluation:
 
 def _score(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
     """float64 (5,): loss sum, scored tokens, right tokens, examples without a mistake, examples."""
+    losses, right = _of_tokens(model, batch)
+    B, T = batch.input_ids.shape
+    mistakes = torch.zeros(B, device=losses.device).index_add_(0, batch.positions // T, (~right).float())
+    sizes = torch.tensor([right.numel(), B], dtype=torch.float64, device=losses.device)
+    return torch.stack([losses.sum(), sizes[0], right.sum().double(), (mistakes == 0).sum().double(), sizes[1]])
+
+
+@torch.no_grad()
+def score_each(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
+    """The same of each example by itself, float64 (B, 5)."""
+    losses, right = _of_tokens(model, batch)
+    B, T = batch.input_ids.shape
+    scores = torch.zeros(B, 5, dtype=torch.float64, device=losses.device)
+    of_token = torch.stack([losses, torch.ones_like(losses), right.double()], dim=1)
+    scores[:, :3].index_add_(0, batch.positions // T, of_token)
+    scores[:, 3], scores[:, 4] = scores[:, 1] == scores[:, 2], 1
+    return scores
+
+
+def _of_tokens(model: LanguageModel, batch: SupervisedBatch) -> tuple[Tensor, Tensor]:
+    """Loss in nats of each scored position, float64 (N,), and whether its likeliest token is right, bool (N,)."""
     hidden = model.hidden(batch.input_ids, batch.positions, batch.starts, batch.first)
     parts = []
     for x, labels in zip(hidden.split(LOGIT_ROWS), batch.labels.split(LOGIT_ROWS), strict=True):
         logits = model.head(x).float()
         parts.append((F.cross_entropy(logits, labels, reduction="none").double(), logits.argmax(dim=-1) == labels))
     losses, hits = zip(*parts, strict=True)
-    loss, right = torch.cat(losses).sum(), torch.cat(hits)
-    B, T = batch.input_ids.shape
-    mistakes = torch.zeros(B, device=hidden.device).index_add_(0, batch.positions // T, (~right).float())
-    sizes = torch.tensor([right.numel(), B], dtype=torch.float64, device=hidden.device)
-    return torch.stack([loss, sizes[0], right.sum().double(), (mistakes == 0).sum().double(), sizes[1]])
+    return torch.cat(losses), torch.cat(hits)
 
 
 def by_group(task: Task, seed: int, split: str, examples: int, batch_size: int, world: World) -> dict[str, Evaluation]:

@@ -65,12 +65,13 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Holds a folder; raises UserError if another process does. The system frees it when a process dies."""
+def lock(folder: Path, waits: bool = False) -> Iterator[None]:
+    """Holds a folder; raises UserError if another process does, or `waits` for it. The system frees it when a process
+    dies."""
     with ExitStack() as stack:
         try:
             file = stack.enter_context((folder / ".lock").open("a"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError:
             raise UserError(f"{folder}: another run is writing here; wait for it or choose another folder") from None
         except OSError as error:

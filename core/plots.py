@@ -70,7 +70,8 @@ def _draw_loss(axis: Any, training: list[Row], validation: list[Row]) -> None:
 
 def _draw_accuracy(axis: Any, rows: list[Row]) -> None:
     axis.plot(*curve(rows, "accuracy"), color="tab:blue", marker=".", label="tokens right")
-    axis.plot(*curve(rows, "exact_match"), color="tab:orange", marker=".", label="answers all right")
+    if any("exact_match" in row for row in rows):
+        axis.plot(*curve(rows, "exact_match"), color="tab:orange", marker=".", label="answers all right")
     if any("oracle_accuracy" in row for row in rows):
         best = curve(rows, "oracle_accuracy")
         axis.plot(*best, color="tab:green", linestyle="--", label="tokens right, best possible")

@@ -165,35 +165,44 @@ def write(
     tokenizer: Tokenizer,
     *,
     limit: int | None = None,
+    most_tokens: int | None = None,
     exclude: Sequence[TokenFile] = (),
     settings: dict[str, Any] | None = None,
     say: Say = tqdm.write,
 ) -> dict[str, Any]:
     """Writes the documents of a source, or its first `limit`, to `path`, a NAME.bin, and returns the meta.
 
+    With `most_tokens` it ends soon after so many tokens.
+
     Texts are brought into Unicode's NFC. Blank ones, those that equal an earlier one but for white space, and those
     that stand in one of the files `exclude` are dropped, counted and said. Goes on where an earlier call was cut off.
     Memory does not grow with the source, but for 16 bytes a document. `settings` are kept in the meta.
     """
     chosen = {**(settings or {}), "limit": limit, "excluded": [file.digest for file in exclude]}
+    chosen |= {"most_tokens": most_tokens} if most_tokens is not None else {}
     about = {"source": source.identity(), "version": source.version(), "settings": chosen}
     path.parent.mkdir(parents=True, exist_ok=True)
     with Writer(path, tokenizer, about, say) as writer:
         if not writer.progress.is_complete:
             seen = Digests([writer.digests(), *(file.documents["digest"] for file in exclude)])
-            stream(writer, source, limit, seen, say)
+            stream(writer, source, limit, seen, say, most_tokens)
         for reason, count in writer.progress.dropped.items():
             say(f"{path.stem}: {count:,} of {writer.progress.consumed:,} documents dropped: {reason}")
         return writer.finish()
 
 
-def stream(writer: Writer, source: Documents, limit: int | None, seen: Digests, say: Say) -> None:
-    """Takes documents until the source ends or `limit` are taken, making them durable now and then."""
+def stream(
+    writer: Writer, source: Documents, limit: int | None, seen: Digests, say: Say, most_tokens: int | None = None
+) -> None:
+    """Takes documents until the source ends, `limit` are taken or `most_tokens` reached, making them durable now and
+    then."""
     progress, waiting = writer.progress, 0
     left = None if limit is None else limit - progress.consumed
     name, often = writer.path.stem.lstrip("."), 0.2 if sys.stderr.isatty() else 15  # seconds
     with tqdm(desc=name, unit="tok", unit_scale=True, initial=progress.tokens, mininterval=often) as bar:
         for some in by_size(source.documents(progress.consumed), left):
+            if most_tokens is not None and progress.tokens >= most_tokens:
+                break
             before = progress.tokens
             writer.append(*chosen(some, seen, progress, say))
             progress.consumed += len(some)

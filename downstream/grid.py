@@ -23,11 +23,19 @@ from core import config as configuration
 from core.config import Config, home
 from core.errors import Interrupted, RunFailed, UserError
 from core.transfer import Component
+from downstream.adaptation import AdaptationConfig
 from downstream.algorithmic_tasks.config import AlgorithmicConfig
+from downstream.semantic.config import C4Config, CodeParrotConfig, MathConfig, SemanticConfig
 
 CONTROLS = Literal["no_pretraining", "shuffled_tokens", "shuffled_weights"]
 POLL_SECONDS = 1.0  # between looks at cells that another process works on
-PRETRAIN, ADAPT = ["-m", "procedural_pretraining.cli"], ["-m", "downstream.cli", "algorithmic"]
+PRETRAIN, ADAPT = ["-m", "procedural_pretraining.cli"], ["-m", "downstream.cli"]
+KINDS: dict[str, type[AdaptationConfig]] = {  # of cells, by the verb that runs them
+    "algorithmic": AlgorithmicConfig,
+    "c4": C4Config,
+    "codeparrot": CodeParrotConfig,
+    "math": MathConfig,
+}
 FINAL = "final"  # a link to the last checkpoint of a donor that has ended
 OWN_KEYS = ("seed", "save_dir", "run_name", "resume")  # of a cell, which the grid sets
 
@@ -42,7 +50,9 @@ class GridConfig(Config):
         {}, description="by name what is transferred, such as attention: [attn]"
     )
     controls: list[CONTROLS] = Field(["no_pretraining"], description="what else the cells are compared with")
-    downstream: dict[str, dict[str, Any]] = Field(min_length=1, description="by name the keys of `algorithmic`")
+    downstream: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="by name the keys of `algorithmic`, or of c4, codeparrot or math if `verb` says so"
+    )
     pretraining_keys: dict[str, Any] = Field({}, description="keys that all of `pretraining` share")
     downstream_keys: dict[str, Any] = Field({}, description="keys that all of `downstream` share")
 
@@ -70,9 +80,11 @@ class GridConfig(Config):
             raise ValueError(f"shard {self.shard}: the first number counts from 0 to {shards - 1}")
         for place, entries in (("pretraining", self.pretraining), ("downstream", self.downstream)):
             for name, keys in entries.items():
-                own = [key for key in OWN_KEYS if key in keys]
+                own = [key for key in keys if SemanticConfig.other_names.get(key, key) in OWN_KEYS]
                 if own:
                     raise ValueError(f"{place}.{name}.{own[0]}: the grid sets this key itself")
+                if place == "downstream" and keys.get("verb", "algorithmic") not in KINDS:
+                    raise ValueError(f"downstream.{name}.verb: {keys['verb']!r} is none of {', '.join(KINDS)}")
                 if not name.replace("_", "").replace("-", "").isalnum():
                     raise ValueError(f"{place}.{name}: folders bear this name; use letters, digits, - and _ alone")
         return self
@@ -96,10 +108,10 @@ class Job:
         if not self.labels:
             return (self.folder / FINAL).exists()
         try:
-            rows = json.loads((self.folder / "summary.json").read_text())["evaluation"]
+            summary = json.loads((self.folder / "summary.json").read_text())
         except (OSError, ValueError):
             return False
-        return any(row["split"] == "test" for row in rows)
+        return "transfer" in summary  # which is added with the test
 
 
 def jobs(config: GridConfig) -> list[Job]:
@@ -141,11 +153,18 @@ def _donor(config: GridConfig, name: str, shuffled: bool, seed: int) -> Job:
 def _cell(config: GridConfig, task: str, condition: str, keys: dict[str, Any], seed: int, source: Job | None) -> Job:
     label = condition.replace(", ", "-").replace(" ", "_")
     folder = config.root / "cells" / task / label / f"seed{seed}"
-    given = {**config.downstream_keys, **config.downstream[task], **keys}
+    verb, given = verb_and_keys(config, task)
+    given |= keys
     if source is not None:
         given["pretrained_model_path"] = str(source.folder / FINAL)
     labels = {"task": task, "condition": condition, "seed": seed}
-    return Job(f"{task}/{label}/seed{seed}", folder, _command(ADAPT, given, seed, folder), source, labels)
+    return Job(f"{task}/{label}/seed{seed}", folder, _command([*ADAPT, verb], given, seed, folder), source, labels)
+
+
+def verb_and_keys(config: GridConfig, task: str) -> tuple[str, dict[str, Any]]:
+    """What runs the cells of a downstream task, and with which keys."""
+    keys = {**config.downstream_keys, **config.downstream[task]}
+    return keys.pop("verb", "algorithmic"), keys
 
 
 def _command(module: list[str], keys: dict[str, Any], seed: int, folder: Path) -> list[str]:
@@ -160,10 +179,11 @@ def _command(module: list[str], keys: dict[str, Any], seed: int, folder: Path) -
 def check(config: GridConfig, all_jobs: list[Job]) -> None:
     """Raises UserError with a line for each thing that would stop a cell, and for settings that have changed since."""
     problems: list[str] = []
-    for task, keys in config.downstream.items():
-        flags = {key: _text(value) for key, value in {**config.downstream_keys, **keys}.items()}
+    for task in config.downstream:
+        verb, keys = verb_and_keys(config, task)
+        kind, flags = KINDS[verb], {key: _text(value) for key, value in keys.items()}
         try:
-            configuration.resolve(lambda values: AlgorithmicConfig, None, flags)
+            configuration.resolve(lambda values, kind=kind: kind, None, flags)  # type: ignore[misc]
         except UserError as error:
             problems += [f"downstream.{task}: {problem.removeprefix('--')}" for problem in error.problems]
     first = {job.name.split("/")[1].rsplit("-seed", 1)[0]: job for job in reversed(all_jobs) if not job.labels}

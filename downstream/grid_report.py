@@ -21,7 +21,9 @@ BASELINE = "no pretraining"
 
 class ReportConfig(Config):
     grid: str = Field(description="the grid's save_dir")
-    metric: str = Field("accuracy", description="what is compared, of the test row in each summary.json")
+    metric: str = Field(
+        "accuracy", description="what is compared, of the test row in each summary.json, or else validation"
+    )
 
 
 class Cell:
@@ -30,7 +32,8 @@ class Cell:
     def __init__(self, folder: Path, labels: dict[str, Any], metric: str):
         self.task, self.condition, self.seed = labels["task"], labels["condition"], labels["seed"]
         summary = json.loads((folder / "summary.json").read_text())
-        test = next(row for row in summary["evaluation"] if row["split"] == "test")
+        rows = summary["evaluation"]  # of text there is a validation set alone
+        test = next((row for row in rows if row["split"] == "test"), rows[0])
         if metric not in test:
             numbers = ", ".join(key for key, value in test.items() if isinstance(value, float))
             raise UserError(f"metric: {metric!r} is none of the measurements of {folder}; there are {numbers}")
@@ -125,8 +128,9 @@ def tokens_to(cell: Cell, target: float) -> float | None:
 
 def as_markdown(rows: Sequence[dict[str, Any]], metric: str, expected: int, missing: Sequence[str]) -> str:
     lines = [
-        f"{metric} on the test split: mean over seeds with 95 % interval (Student's t). Against no pretraining: the",
-        "difference, p (Welch, two-sided), and downstream tokens saved until the baseline's final validation loss.",
+        f"{metric} on the test split, of text on validation: mean over seeds with 95 % interval (Student's t).",
+        "Against no pretraining: the difference, p (Welch, two-sided), and downstream tokens saved until the final",
+        "validation loss of the baseline.",
         "",
         "| task | condition | seeds | mean | floor | difference | p | tokens saved |",
         "|---|---|---|---|---|---|---|---|",

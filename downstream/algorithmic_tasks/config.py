@@ -2,22 +2,20 @@
 
 import difflib
 import re
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from core.config import Config, home, problems
 from core.donor import Donor
 from core.export import ExportConfig
 from core.model import GPTConfig
-from core.run_config import SavedRunConfig, free
-from core.schedule import Shape
+from core.run_config import free
 from core.show import ShowConfig
 from core.task import task_class, task_names
-from core.transfer import Component, Control, Embedding
+from downstream.adaptation import AdaptationConfig
 from downstream.algorithmic_tasks.tasks._question import Question
 
 PACKAGE = "downstream.algorithmic_tasks.tasks"
@@ -25,55 +23,31 @@ MAY_GROW = ("updates",)
 WARMUP = 500  # updates, as documented; a tenth of shorter runs
 
 
-class AlgorithmicConfig(SavedRunConfig):
-    cut: ClassVar[frozenset[str]] = frozenset({"batch_size", "gradient_accumulation_steps"})
-
+class AlgorithmicConfig(AdaptationConfig):
     task: str = Field(description="FAMILY_N or FAMILY_MIN_MAX, such as condattendstream_30 or forwardaddition_2_5")
     mask: Literal["answer", "documented"] = Field(
         "answer",
         description="scored in training: the answer; documented: as earlier, all but its first token, and a pad",
     )
 
-    pretrained_model_path: str | None = Field(None, description="checkpoint folder or file to take weights from")
-    weights_to_be_transferred: list[Component] | None = Field(None, description="what to take; null: everything")
-    second_model_path: str | None = Field(None, description="another one, such as for the MLPs to another's attention")
-    second_weights_to_be_transferred: list[Component] | None = Field(None, description="what to take from that")
-    embedding_init_strategy: Embedding = Field("average", description="how the rows of another vocabulary are used")
-    transfer_control: Control | None = Field(
-        None, description="in place of the trained weights: their values shuffled, or an untrained model; null: neither"
-    )
-    weights_to_be_trained: list[Component] = Field(["everything"], description="the others are frozen")
-
     n_layer: int | None = Field(None, ge=1, description="blocks; null: those of the checkpoint, or else of the family")
     n_head: int | None = Field(None, ge=1, description="attention heads of a block; null: likewise")
     n_embd: int | None = Field(None, ge=1, description="width; null: likewise")
     n_positions: int | None = Field(None, ge=1, description="null: those of the family, or more if the task needs more")
-    positions: Literal["learned", "rope"] | None = Field(
-        None, description="learned or rotary positions; null: as in the checkpoint, or else learned"
-    )
-    tied: bool = Field(False, description="the output projection is the embedding matrix")
-    dropout: float = Field(0.0, ge=0, lt=1, description="after the embedding, on attention, on residual branches")
 
     batch_size: int | None = Field(
         None, ge=1, description="examples per micro-batch, on each process; null: the family's"
     )
-    gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches per update")
     train_size: int = Field(40_000, ge=1, description="with train_steps and batch_size the number of updates")
     train_steps: int = Field(250, ge=1, description="train_size x train_steps / batch_size updates are made")
     max_steps: int | None = Field(None, ge=1, description="updates, in place of that number")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
-    lr_schedule: Shape = Field("cosine", description="course of the learning rate after the warm-up")
-    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="share of learning_rate that cosine and linear end at")
     warmup_steps: int | None = Field(
         None, ge=0, description="updates of rising rate; null: 500, at most a tenth of all"
     )
-    weight_decay: float = Field(1e-3, ge=0, description="AdamW's decay of matrices")
-    seed: int = Field(42, ge=0, description="of the initial weights, the data, and what a transfer draws")
 
     eval_size: int = Field(4000, ge=1, description="test examples drawn; those drawn twice are measured once")
     validation_size: int = Field(1000, ge=1, description="the same of the validation split, measured on the way")
     eval_steps: int | None = Field(None, ge=1, description="updates between validations; null: the family's")
-    save_steps: int = free(600, ge=1, description="updates between checkpoints; the last update is always saved")
     save_total_limit: int | None = free(3, ge=1, description="checkpoints kept: the newest, and always the best")
     save_dir: str = free("results/algorithmic_tasks", min_length=1, description="folder of the runs")
     run_name: str | None = free(None, min_length=1, description="the run's folder in it; null: task, seed and a hash")
@@ -85,32 +59,9 @@ class AlgorithmicConfig(SavedRunConfig):
         parse(name)
         return name
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        for path, weights in (
-            ("pretrained_model_path", "weights_to_be_transferred"),
-            ("second_model_path", "second_weights_to_be_transferred"),
-        ):
-            if getattr(self, weights) and not getattr(self, path):
-                raise ValueError(f"{weights} is {getattr(self, weights)}, but {path} does not say where from")
-        if self.transfer_control and not self.sources:
-            raise ValueError(f"transfer_control is {self.transfer_control}, but pretrained_model_path names no weights")
-        if self.warmup_steps is not None and self.warmup_steps >= self.updates:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}, but the whole run has {self.updates} updates")
-        return self
-
     @cached_property
     def question(self) -> Question:
         return parse(self.task)
-
-    @property
-    def sources(self) -> list[tuple[str, str, Sequence[Component]]]:
-        """Key, path and components of each model that weights come from."""
-        named = [
-            ("pretrained_model_path", self.pretrained_model_path, self.weights_to_be_transferred),
-            ("second_model_path", self.second_model_path, self.second_weights_to_be_transferred),
-        ]
-        return [(key, path, ["everything"] if some is None else some) for key, path, some in named if path is not None]
 
     @property
     def micro_batch(self) -> int:
@@ -140,17 +91,8 @@ class AlgorithmicConfig(SavedRunConfig):
         layers, heads, width = (
             getattr(self, name) or getattr(like, name, None) or family[name] for name in ("n_layer", "n_head", "n_embd")
         )
-        return GPTConfig(
-            num_tokens=self.question.num_tokens,
-            n_positions=self.n_positions or max(needed, family["n_positions"]),
-            n_layer=layers,
-            n_head=heads,
-            n_embd=width,
-            positions=self.positions or (like.positions if like else "learned"),
-            tied=self.tied,
-            dropout=self.dropout,
-            rope_theta=like.rope_theta if like else GPTConfig.rope_theta,
-        )
+        n_positions = self.n_positions or max(needed, family["n_positions"])
+        return self.shape_of((layers, heads, width), self.question.num_tokens, n_positions, donor)
 
     def _names(self) -> dict[str, str | None]:
         return {key: name for key, name in super()._names().items() if name}  # a folder named by itself tells the seed

@@ -1,24 +1,22 @@
 """From a checked configuration to a model trained on an algorithmic task: transfer, plan, the loop of `core`, test."""
 
 import json
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from core import plots, rehearsal, transfer
+from core import plots, rehearsal
 from core.distributed import World
-from core.errors import UserError
 from core.evaluate import Slices
 from core.files import write_whole
-from core.model import GPT, LanguageModel
+from core.model import LanguageModel
 from core.replicas import Replica, carry_out
 from core.report import report
 from core.run_config import check_device
-from core.schedule import factor
 from core.show import View, inspect
 from core.split import SHARES, draw_block
 from core.task_verbs import export_task
 from core.trainer import Definition, Phase, Settings
+from downstream.adaptation import announce, build_model
 from downstream.algorithmic_tasks.config import MAY_GROW, AlgorithmicConfig, LookConfig, WriteConfig, parse
 from downstream.algorithmic_tasks.exam import Exam, QuestionSource
 
@@ -34,7 +32,7 @@ def train(config: AlgorithmicConfig) -> list[dict[str, Any]]:
 
 
 def prepare(config: AlgorithmicConfig, world: World) -> Replica:
-    model, fates = build_model(config)
+    model, fates = build_model(config, config.shape)
     config.check_machine()
     announce(fates, world)
     plan, settings = build_plan(config, world)
@@ -61,14 +59,9 @@ def rehearse(config: AlgorithmicConfig) -> None:
     check_device(config.device)
     check_splits(config)
     with config.join() as world:
-        model, fates = build_model(config)
+        model, fates = build_model(config, config.shape)
         announce(fates, world)
         world.say(rehearsal.rehearse(model, *build_plan(config, world), world))
-
-
-def announce(fates: transfer.Report, world: World) -> None:
-    if not fates.says_nothing:
-        world.say(str(fates))
 
 
 def check_splits(config: AlgorithmicConfig) -> None:
@@ -77,46 +70,10 @@ def check_splits(config: AlgorithmicConfig) -> None:
         draw_block(config.question, config.seed, split, 0)
 
 
-def build_model(config: AlgorithmicConfig) -> tuple[GPT, transfer.Report]:
-    """The model with what is transferred, and what is frozen. Raises UserError for what does not fit."""
-    parts = [transfer.Part(transfer.read(path, key), some, key) for key, path, some in config.sources]
-    try:
-        shape = config.shape(parts[0].source if parts else None)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    model = GPT(shape, seed=config.seed)
-    chosen = transfer.Transfer(
-        parts,
-        embedding=config.embedding_init_strategy,
-        trained=config.weights_to_be_trained,
-        control=config.transfer_control,
-        seed=config.seed,
-    )
-    return model, transfer.apply(model, chosen)
-
-
 def build_plan(config: AlgorithmicConfig, world: World) -> tuple[list[Phase], Settings]:
-    course: Callable[[int], float] = partial(
-        factor,
-        shape=config.lr_schedule,
-        steps=config.updates,
-        warmup=config.warmup,
-        floor=config.min_lr_ratio,
-    )
     source = QuestionSource(config.question, config.seed, config.mask)
-    rate = config.learning_rate
-    plan = [Phase(config.task, source, config.updates, config.micro_batch, lambda step: rate * course(step))]
-    settings = config.settings(
-        world.device,
-        seed=config.seed,
-        accumulation=config.gradient_accumulation_steps,
-        weight_decay=config.weight_decay,
-        eval_every=config.eval_every,
-        save_every=config.save_steps,
-        starts_blind=not config.sources,
-        pad_token=config.question.pad_token,
-    )
-    return plan, settings
+    plan = [Phase(config.task, source, config.updates, config.micro_batch, config.lr_at)]
+    return plan, config.settings(world.device, pad_token=config.question.pad_token)
 
 
 def look(config: LookConfig) -> None:

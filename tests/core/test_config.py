@@ -179,3 +179,48 @@ def test_all_problems_come_at_once(tmp_path):
     with pytest.raises(UserError) as error:
         resolve(tmp_path, "lr: -1\nstep: 3", lengths="a")
     assert len(error.value.problems) == 3
+
+
+class Renamed(config.Config):
+    """A configuration some of whose keys have had other names, or are no more."""
+
+    headings: ClassVar[dict[str, str]] = {"training": ""}
+    other_names: ClassVar[dict[str, str]] = {"bsz": "batch_size"}
+    retired: ClassVar[dict[str, str]] = {"fp16": "write precision"}
+
+    batch_size: int = Field(1, ge=1)
+
+
+def renamed(tmp_path, text="", **flags):
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    return config.resolve(lambda values: Renamed, str(path), flags)
+
+
+def test_a_key_may_be_given_by_its_other_name_and_a_flag_wins_under_either(tmp_path):
+    assert renamed(tmp_path, "bsz: 3").batch_size == 3
+    assert renamed(tmp_path, "training: {bsz: 3}").batch_size == 3
+    assert renamed(tmp_path, "bsz: 3", batch_size="4").batch_size == 4
+    assert renamed(tmp_path, "batch_size: 3", bsz="4").batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("bsz: 0", {}, "file.yaml: bsz: 0 is not allowed; it takes integer >= 1"),
+        ("", {"bsz": "x"}, "--bsz: 'x' is not allowed; it takes integer >= 1"),
+        ("bsz: 1\nbatch_size: 2", {}, "file.yaml: batch_size: stands twice, also as bsz"),
+        ("", {"bsz": "1", "batch_size": "2"}, "--batch_size: stands twice, also as --bsz"),
+        ("fp16: true", {}, "file.yaml: fp16: is no key any more; write precision"),
+        ("training: {fp16: true}", {}, "file.yaml: training.fp16: is no key any more; write precision"),
+        ("", {"fp16": "true"}, "--fp16: is no key any more; write precision"),
+    ],
+)
+def test_messages_name_a_key_as_it_was_written(tmp_path, text, flags, message):
+    with pytest.raises(UserError) as error:
+        renamed(tmp_path, text, **flags)
+    assert error.value.problems[0].endswith(message)
+
+
+def test_help_tells_of_other_names():
+    assert "--batch_size or --bsz  (integer >= 1; default 1)" in config.help_of(Renamed)

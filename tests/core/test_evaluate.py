@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM
 from core import hf, optim
 from core.batch import IGNORE
 from core.distributed import World
-from core.evaluate import by_group, oracle_metrics
+from core.evaluate import Evaluation, by_group, oracle_metrics, score_each
 from core.model import GPT, GPTConfig, loss_sum
 from core.source import TaskSource
 from procedural_data.dyck import Dyck
@@ -82,3 +82,17 @@ def test_the_stated_error_of_the_oracle_is_the_spread_between_samples():
     stated = sum(sample["oracle_error"] for sample in samples) / len(samples)
     assert losses.std().item() == pytest.approx(stated, rel=0.3)
     assert oracle_metrics(Reverse(), TaskSource(Reverse(), 0).batch("train", 0, 2)) == {}
+
+
+def test_scores_of_each_example_add_up_to_those_of_all(half_taught):
+    task, model = half_taught
+    batch = TaskSource(task, 0).batch("test", 0, 20)
+    each = score_each(model, batch.supervised())
+    whole = Evaluation.of_batch(batch, 7, World())(model)
+    loss, tokens, right, exact, examples = each.sum(dim=0).tolist()
+    assert (loss / tokens, right / tokens, exact / examples) == pytest.approx(
+        tuple(whole[name] for name in ("loss", "accuracy", "exact_match"))
+    )
+    for row in (0, 13):
+        alone = score_each(model, batch.rows(slice(row, row + 1)).supervised())
+        torch.testing.assert_close(alone[0], each[row])

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import threading
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from core import files
+from core.errors import UserError
 
 
 def test_what_is_written_anew_holds_the_old_or_the_new_text(tmp_path, monkeypatch):
@@ -52,3 +54,20 @@ def test_only_what_the_system_refused_becomes_its_error(tmp_path):
     assert caught.value.errno == errno.ENOENT
     with pytest.raises((ValueError, SafetensorError)):
         files.write_tensors({"x": torch.ones(2).to_sparse()}, tmp_path / "x.safetensors")
+
+
+def test_a_lock_that_waits_is_had_once_the_other_lets_go(tmp_path):
+    order = []
+
+    def hold():
+        with files.lock(tmp_path, waits=True):
+            order.append("second")
+
+    with files.lock(tmp_path):
+        thread = threading.Thread(target=hold)
+        thread.start()
+        with pytest.raises(UserError, match="another run is writing here"), files.lock(tmp_path):
+            pass
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]

@@ -280,3 +280,18 @@ def test_digests_are_a_set(numbers, new):
         for digest in digests:
             assert ours.add(digest) is (digest not in seen)
             seen.add(digest)
+
+
+def test_no_more_is_read_than_the_tokens_that_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_writer, "AT_ONCE", 1)
+    read = []
+
+    class Endless(Given):
+        def documents(self, start=0):
+            while True:
+                read.append(start)
+                yield Document(f"text {len(read)}", "here")
+
+    meta = write(tmp_path / "x.bin", Endless([]), BYTES, most_tokens=50, **SILENT)
+    assert 50 <= meta["tokens"] < 60
+    assert len(read) == meta["documents"] + 1

@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,23 @@ def pretrained(tmp_path):
         return folder
 
     return pretrained
+
+
+def sums(count: int, seed: int) -> list[tuple[str, str]]:
+    draw = random.Random(seed)
+    pairs = [(draw.randrange(100), draw.randrange(1000)) for _ in range(count)]
+    return [(f"What is {a} + {b}?", str(a + b)) for a, b in pairs]
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory) -> Path:
+    """Problems in the layout of DeepMind mathematics: two modules, and an extrapolated one of another name."""
+    root = tmp_path_factory.mktemp("archive")
+    sizes = {**dict.fromkeys(("train-easy", "train-medium"), (30, 7)), "train-hard": (11, 4), "interpolate": (9, 6)}
+    for number, (folder, modules) in enumerate({**sizes, "extrapolate": (5,)}.items()):
+        (root / folder).mkdir()
+        for module, size in enumerate(modules):
+            name = "add_big" if folder == "extrapolate" else f"add_{module}"
+            text = "".join(f"{question}\n{answer}\n" for question, answer in sums(size, 10 * number + module))
+            (root / folder / f"{name}.txt").write_text(text)
+    return root

@@ -241,3 +241,20 @@ def test_a_report_on_nothing_is_refused(tmp_path, ended):
         grid_report.report(grid_report.ReportConfig(grid=str(tmp_path)))
     with pytest.raises(UserError, match="'speed' is none of the measurements"):
         grid_report.report(grid_report.ReportConfig(grid=str(ended / "grid"), metric="speed"))
+
+
+def test_cells_may_be_language_models(tmp_path, archive):
+    math_keys = {"verb": "math", "data": str(archive), "prepared_dir": str(tmp_path / "prepared"), "passes": None}
+    math_keys |= {"gpt2_size": "1_2_16", "seq_length": 32, "batch_size": 2, "max_steps": 2, "device": "cpu"}
+    keys = {"pretraining": {}, "weights": {}, "controls": ["no_pretraining"], "downstream_keys": {}}
+    config = written(tmp_path, **keys, downstream={"sums": math_keys})
+    assert cli.main(["grid", "--config", str(config)]) == 0
+    assert finished(tmp_path) == Counter({"sums/no_pretraining/seed0": 1})
+    (row,) = grid_report.report(grid_report.ReportConfig(grid=str(tmp_path / "grid"), metric="exact_match"))
+    assert row["task"] == "sums"
+
+
+def test_a_verb_that_is_none_is_refused(tmp_path, capsys):
+    config = written(tmp_path, downstream={"text": {"verb": "poetry"}})
+    assert cli.main(["grid", "--config", str(config)]) == 2
+    assert "downstream.text.verb: 'poetry' is none of algorithmic, c4, codeparrot, math" in capsys.readouterr().err

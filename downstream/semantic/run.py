@@ -1,0 +1,84 @@
+"""From a checked configuration to a language model trained on a corpus: transfer, the loop of `core`, test."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from core import plots, rehearsal
+from core.distributed import World
+from core.evaluate import Slices
+from core.files import write_whole
+from core.model import LanguageModel
+from core.replicas import Replica, carry_out
+from core.report import report
+from core.run_config import check_device
+from core.trainer import Definition, Phase, Settings
+from downstream.adaptation import announce, build_model
+from downstream.semantic.config import MAY_GROW, SemanticConfig
+from downstream.semantic.corpus import Corpus, StopsAtPerplexity, check_passes
+
+LABELS = ("split", "regime", "module", "problems")
+T = TypeVar("T", bound=SemanticConfig)
+Open = Callable[[Any, World], Corpus]
+
+
+def train(open_corpus: Open, config: T) -> list[dict[str, Any]]:
+    """Transfers, trains, tests, saves and draws. Returns the summary in `run_dir/summary.json`, of each seed."""
+    check_device(config.device)
+    return carry_out(config, partial(prepare, open_corpus), LABELS)
+
+
+def prepare(open_corpus: Open, config: T, world: World) -> Replica:
+    corpus = open_corpus(config, world)
+    check_passes(corpus, config)
+    model, fates = build_model(config, partial(config.shape, num_tokens=corpus.num_tokens))
+    config.check_machine()
+    announce(fates, world)
+    world.say(describe(corpus))
+    plan, settings = build_plan(config, corpus, world)
+
+    def evaluate(model: LanguageModel, step: int) -> Slices:
+        return corpus.validate(model)
+
+    def conclude(summary: dict[str, Any]) -> None:
+        summary["evaluation"] += [{**where, **values} for where, values in corpus.test(model)]
+        summary["data"] = {**corpus.facts, "passes": corpus.passes * summary["step"] / config.max_steps}
+        summary["transfer"] = fates.rows()
+        if world.is_main:
+            write_whole(config.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+            report(config.run_dir, summary, [plots.draw_run(config.run_dir)], LABELS)
+
+    definition = Definition(
+        config.model_dump(), {**config.identity(world.size), "data_digest": corpus.digest}, MAY_GROW
+    )
+    return Replica(model, plan, evaluate, settings, config.run_dir, definition, conclude)
+
+
+def rehearse(open_corpus: Open, config: T) -> None:
+    """Makes the data ready, builds everything, tries a few updates, says what the run would take."""
+    check_device(config.device)
+    with config.join() as world:
+        corpus = open_corpus(config, world)
+        check_passes(corpus, config)
+        model, fates = build_model(config, partial(config.shape, num_tokens=corpus.num_tokens))
+        announce(fates, world)
+        world.say(describe(corpus))
+        world.say(rehearsal.rehearse(model, *build_plan(config, corpus, world), world))
+
+
+def build_plan(config: SemanticConfig, corpus: Corpus, world: World) -> tuple[list[Phase], Settings]:
+    source = StopsAtPerplexity(corpus.source, config.early_stopping_perplexity)
+    plan = [Phase("train", source, config.updates, config.batch_size, config.lr_at)]
+    return plan, config.settings(world.device, pad_token=corpus.pad_token, save_steps=config.further_saves)
+
+
+def describe(corpus: Corpus) -> str:
+    lines = {**corpus.facts, "passes": f"{corpus.passes:.3g}"}
+    return "\n".join(f"{name.replace('_', ' ')}: {_plain(value)}" for name, value in lines.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(part)}" for name, part in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
