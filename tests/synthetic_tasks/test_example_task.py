@@ -175,7 +175,7 @@ def test_spans_of_a_task_are_its_answers():
 
 
 def test_a_run_on_packed_rows_learns_what_a_run_on_padded_ones_learns(tmp_path):
-    task = ManoTask(L=3, value_mod=5)
+    task = ManoTask(L=8, value_mod=5)
     results = {}
     for pack_to in (None, 64):
         model = GPT(GPTConfig(task.num_tokens, task.block_size, 1, 2, 16))
