@@ -141,7 +141,8 @@ def test_a_compiled_model_leaves_out_queries_as_well():
     torch._dynamo.reset()
     model, x, positions = small(), ids(2, 12), torch.tensor([7, 9, 11, 20, 23])
     expected = model(x, positions)
-    model.compile_blocks()
+    for block in model.blocks:
+        block.compile(backend="aot_eager")  # all but the writing of code, which takes half a minute
     for first in (7, 3, 0):
         torch.testing.assert_close(model(x, positions, first=first), expected, atol=1e-5, rtol=0)
 

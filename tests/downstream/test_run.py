@@ -144,6 +144,7 @@ def test_a_model_learns_to_add(train):
     assert test["loss"] < 1.5
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_bit_identical(train, pretrained, tmp_path):
     source = pretrained()
     changes = {

@@ -206,6 +206,7 @@ def test_digits_and_positions_train_and_come_back(train, digits, no_rope):
 # --- Resume and ranks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_bit_identical(train, tmp_path, seed):
     """40 of the 60 updates lie in a transition of the weights."""

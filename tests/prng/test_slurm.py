@@ -69,6 +69,7 @@ device: cpu
 """
 
 
+@pytest.mark.slow
 def test_a_preempted_task_saves_is_queued_again_and_goes_on(tmp_path):
     """A stand-in for srun starts the one process of the job; the signal comes once training is under way."""
     (tmp_path / "bin").mkdir()

@@ -161,6 +161,7 @@ def test_one_that_was_resumed_alone_is_caught_up_with(train):
         assert_close(metrics(run / f"seed{seed}")[-1], metrics(whole / f"seed{seed}")[-1])
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_during_saves_they_end_as_if_they_had_not_been(train, tmp_path):
     keys = {"seeds": "0-2", "max_steps": 100, "lr": 1e-3, "save_every_steps": 6, "save_total_limit": 3}
     whole = train("whole", **keys)
