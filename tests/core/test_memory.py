@@ -100,6 +100,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_the_memory_of_the_loss_does_not_grow_with_the_positions():
     """8,192 logits of GPT-2's vocabulary are 1,570 MiB; what grows here is their inputs, 32 numbers each."""
     command = [sys.executable, "-c", PEAK, "8192"]

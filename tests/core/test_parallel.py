@@ -147,6 +147,7 @@ def test_a_killed_rank_ends_all_in_words_and_the_run_goes_on(server, alone, tmp_
     assert_same_course(alone, run)
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_others_after_the_timeout(server, tmp_path):
     run = tmp_path / "run"
     keys = {**KEYS, "timeout_minutes": 0.05}

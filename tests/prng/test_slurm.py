@@ -19,6 +19,7 @@ def run(*words, folder=None, **environment):
     return subprocess.run(["bash", SCRIPT, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_every_combination_is_reached_once():
     seen = set()
     for task in range(4):
