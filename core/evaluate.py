@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from core.batch import IGNORE, Batch, SupervisedBatch
 from core.distributed import World
-from core.model import LOGIT_ROWS, LanguageModel
+from core.loss import LOGIT_ROWS
+from core.model import LanguageModel
 from core.source import TaskSource
 from core.task import Task
 

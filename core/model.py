@@ -16,10 +16,9 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 
 from core.batch import SupervisedBatch
+from core.loss import cross_entropy_sum
 
 INIT_STD = 0.02  # GPT-2's value (Radford et al., 2019, released code)
-LARGE_VOCABULARY = 4096  # from here on logits take more memory than everything else, and more time than they need
-LOGIT_ROWS = 512  # positions whose logits then exist at a time
 
 
 @dataclass(frozen=True)
@@ -195,8 +194,7 @@ class LanguageModel(nn.Module, ABC):
     ) -> Tensor:
         """Logits of the next token, as many as `hidden` has rows; or, given `labels` (N,), their loss.
 
-        The loss is the cross-entropy in nats summed over the positions, float32. With a large vocabulary it is computed
-        some positions at a time, so that its memory does not grow with their number.
+        The loss is the cross-entropy in nats summed over the positions, float32, as of `core.loss`.
         """
         x = self.hidden(input_ids, positions, starts, first)
         return self.head(x) if labels is None else cross_entropy_sum(x, self.head.weight, labels)
@@ -314,17 +312,6 @@ def own_rows(starts: Tensor) -> tuple[Tensor, Tensor]:
     is_earlier = index[:, None] >= index
     is_same_row = starts[:, :, None] == starts[:, None, :]
     return index - starts, (is_same_row & is_earlier).unsqueeze(1)
-
-
-def cross_entropy_sum(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the logits x (N, C) times weight (V, C) against labels (N,), in nats, summed, float32."""
-    if len(weight) < LARGE_VOCABULARY:
-        return F.cross_entropy(F.linear(x, weight).float(), labels, reduction="sum")
-    if torch.is_autocast_enabled(x.device.type):  # which does not reach into the function below
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-    rows = nn.LinearCrossEntropyOptions(batch_chunk_size=LOGIT_ROWS, chunking_method=None)
-    return F.linear_cross_entropy(x, weight, labels, reduction="sum", options=rows).float()
 
 
 def loss_sum(model: nn.Module, batch: SupervisedBatch) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.batch import IGNORE, SupervisedBatch
-from core.model import GPT, LARGE_VOCABULARY, LanguageModel, Linear, cross_entropy_sum
+from core.loss import LARGE_VOCABULARY, cross_entropy_sum
+from core.model import GPT, LanguageModel, Linear
 
 
 class StackedLinear(nn.Module):

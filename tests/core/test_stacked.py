@@ -8,7 +8,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from core import optim
 from core.batch import IGNORE, Batch
-from core.model import GPT, LARGE_VOCABULARY, GPTConfig, loss_sum
+from core.loss import LARGE_VOCABULARY
+from core.model import GPT, GPTConfig, loss_sum
 from core.replicas import clip_each_
 from core.stacked import StackedGPT, side_by_side
 
