@@ -3,7 +3,7 @@
 python -m benchmarks.memory [--json FILE] [--device auto]
 
 Loss: the most that output projection and cross-entropy take, forward and backward, at 50,257 tokens and width 64, with
-all logits at once and as core.model computes it. Updates: the most that one takes of a 4_4_256, on 16 rows of 256
+all logits at once and as core.loss computes it. Updates: the most that one takes of a 4_4_256, on 16 rows of 256
 tokens, with and without gradient checkpointing, and what `--dry_run` predicts. Both by PyTorch's allocator, which does
 not see what a library keeps to itself. Last what is predicted for GPT-2 124M on 32 rows of 2,048 tokens.
 """
@@ -25,8 +25,9 @@ from benchmarks import report
 from core import optim
 from core.batch import Batch, SupervisedBatch
 from core.distributed import pick_device
+from core.loss import cross_entropy_sum
 from core.memory import peak_of_update, size_of
-from core.model import GPT, GPTConfig, cross_entropy_sum, loss_sum
+from core.model import GPT, GPTConfig, loss_sum
 
 VOCABULARY, WIDTH = 50_257, 64
 MIB = 2**20

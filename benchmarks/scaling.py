@@ -1,6 +1,7 @@
 """How fast training is against model, batch, sequence and number of processes, and against what the machine could do.
 
-python -m benchmarks.scaling [--json FILE] [--sizes 2_2_64,4_4_128,4_4_256] [--processes 1,2] [--device auto]
+python -m benchmarks.scaling [--json FILE] [--sizes 2_2_64,4_4_128,4_4_256] [--processes 1,2]
+    [--vocabulary 512] [--device auto]
 
 Each case is our loop on tokens of which every one is predicted. Its floating-point operations are counted as
 6 N per token, N being the parameters in matrices, and 6 L C T for causal attention over T tokens (L layers, width C);
@@ -39,7 +40,6 @@ from core.source import Source
 from core.tracking import Tracker
 from core.trainer import Phase, Run, Settings
 
-VOCABULARY = 512
 WARM_UP_STEPS = 3
 CPU_DEFAULTS = {"sizes": "2_2_64,4_4_128,4_4_256", "batches": "4,16", "lengths": "64,256", "processes": "1,2"}
 GPU_DEFAULTS = {"sizes": "4_4_256,12_12_768", "batches": "8,32", "lengths": "512,1024", "processes": "1"}
@@ -48,11 +48,12 @@ GPU_DEFAULTS = {"sizes": "4_4_256,12_12_768", "batches": "8,32", "lengths": "512
 class RandomTokens(Source):
     """Rows that cost nothing to make, of which every token but the last is followed by one to predict."""
 
-    def __init__(self, length: int):
-        self.length = length
+    def __init__(self, vocabulary: int, length: int):
+        self.vocabulary, self.length = vocabulary, length
 
     def batch(self, split: str, start: int, stop: int) -> Batch:
-        ids = torch.from_numpy(np.random.default_rng(start).integers(0, VOCABULARY, (stop - start, self.length + 1)))
+        draw = np.random.default_rng(start)
+        ids = torch.from_numpy(draw.integers(0, self.vocabulary, (stop - start, self.length + 1)))
         return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
 
 
@@ -61,6 +62,7 @@ class Case(NamedTuple):
     batch_size: int  # rows of each process
     length: int  # T
     processes: int
+    vocabulary: int
     device: str
     precision: Literal["fp32", "bf16"]
     parallel: Literal["ddp", "fsdp"]
@@ -68,7 +70,7 @@ class Case(NamedTuple):
 
     @property
     def shape(self) -> GPTConfig:
-        return GPTConfig(VOCABULARY, self.length, *parse_size(self.size))
+        return GPTConfig(self.vocabulary, self.length, *parse_size(self.size))
 
     @property
     def tokens(self) -> int:
@@ -79,7 +81,7 @@ class Case(NamedTuple):
     def matrix_parameters(self) -> int:
         """N: 12 C^2 in each block, and the output projection."""
         L, _, C = parse_size(self.size)
-        return 12 * L * C**2 + VOCABULARY * C
+        return 12 * L * C**2 + self.vocabulary * C
 
     @property
     def terms(self) -> dict[str, float]:
@@ -105,7 +107,7 @@ def train(case: Case, seconds: float, rank: int, port: int, answer: Any) -> None
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(case.processes)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    plan = [Phase("random", RandomTokens(case.length), 10**9, case.batch_size, lambda step: 1e-4)]
+    plan = [Phase("random", RandomTokens(case.vocabulary, case.length), 10**9, case.batch_size, lambda step: 1e-4)]
     settings = Settings(precision=case.precision, parallel=case.parallel, compile=case.compile)
     with ExitStack() as stack:
         world = stack.enter_context(join(case.device if case.processes == 1 else case.device.partition(":")[0]))
@@ -185,6 +187,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or the number of a GPU")
     for name, what in [("sizes", "models"), ("batches", "rows"), ("lengths", "tokens"), ("processes", "numbers of")]:
         parser.add_argument(f"--{name}", metavar="A,B", help=f"{what} (defaults: {CPU_DEFAULTS[name]} on a CPU)")
+    parser.add_argument("--vocabulary", type=int, default=512, help="tokens that there are (default: %(default)s)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: bf16 on a GPU, fp32 on a CPU")
     parser.add_argument("--parallel", choices=["ddp", "fsdp"], default="ddp")
     parser.add_argument("--compile", action="store_true", help="torch.compile the blocks")
@@ -197,7 +200,17 @@ def main(argv: list[str] | None = None) -> None:
     defaults = GPU_DEFAULTS if device.type == "cuda" else CPU_DEFAULTS
     of = {name: (getattr(options, name) or defaults[name]).split(",") for name in defaults}
     cases = [
-        Case(size, int(batch), int(length), int(W), str(device), precision, options.parallel, options.compile)
+        Case(
+            size=size,
+            batch_size=int(batch),
+            length=int(length),
+            processes=int(W),
+            vocabulary=options.vocabulary,
+            device=str(device),
+            precision=precision,
+            parallel=options.parallel,
+            compile=options.compile,
+        )
         for size in of["sizes"]
         for batch in of["batches"]
         for length in of["lengths"]

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from core.files import write_tensors
 from core.hf import UnreadableModel, fill, read_weights
-from core.model import LanguageModel, cross_entropy_sum, own_rows
+from core.loss import cross_entropy_sum
+from core.model import LanguageModel, own_rows
 from synthetic_tasks.models.olmo3_config import Act, Olmo3Shape, Recurrence
 
 RECURRENT = "recurrent.safetensors"  # the weights that plain OLMo 3 does not have

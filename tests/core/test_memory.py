@@ -85,7 +85,7 @@ def test_a_prompt_that_is_not_scored_can_be_predicted_too():
 
 PEAK = """
 import resource, sys, torch
-from core.model import cross_entropy_sum
+from core.loss import cross_entropy_sum
 torch.set_num_threads(1)
 def loss(positions):
     x = torch.randn(positions, 32, requires_grad=True)
