@@ -36,7 +36,7 @@ from core import hf, optim
 from core.batch import IGNORE, Batch
 from core.distributed import join, pick_device
 from core.model import GPT, GPTConfig, loss_sum, parse_size
-from core.parallel import Compilation
+from core.plan import Compilation
 from core.prefetch import Prefetcher
 from core.source import TaskSource
 from core.tracking import Tracker

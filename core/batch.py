@@ -70,12 +70,17 @@ class SupervisedBatch(NamedTuple):
         """Targets in it."""
         return len(self.labels) - self.fillers
 
-    def filled(self, multiple: int) -> "SupervisedBatch":
-        """With positions that count for nothing, up to a multiple, so that batches have few shapes."""
-        fillers = -len(self.labels) % multiple
+    def filled(self, shapes: int) -> "SupervisedBatch":
+        """With positions that count for nothing, so that batches of one size have few shapes, and few firsts."""
+        fillers = -len(self.labels) % max(1, self.input_ids.numel() // shapes)
+        first = self.first - self.first % max(1, self.input_ids.shape[1] // shapes)
         positions = torch.cat([self.positions, self.positions[:1].expand(fillers)])
         labels = F.pad(self.labels, (0, fillers), value=IGNORE)
-        return self._replace(positions=positions, labels=labels, fillers=fillers)
+        return self._replace(positions=positions, labels=labels, fillers=fillers, first=first)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [x for x in self if isinstance(x, Tensor)]
 
     def mapped(self, move: Callable[[Tensor], Tensor]) -> "SupervisedBatch":
         """The same batch, but for each tensor what `move` makes of it."""

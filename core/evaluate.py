@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from core.batch import IGNORE, Batch, SupervisedBatch
 from core.distributed import World
-from core.loss import LOGIT_ROWS
+from core.loss import in_parts
 from core.model import LanguageModel
 from core.source import TaskSource
 from core.task import Task
@@ -78,7 +78,7 @@ def _of_tokens(model: LanguageModel, batch: SupervisedBatch) -> tuple[Tensor, Te
     """Loss in nats of each scored position, float64 (N,), and whether its likeliest token is right, bool (N,)."""
     hidden = model.hidden(batch.input_ids, batch.positions, batch.starts, batch.first)
     parts = []
-    for x, labels in zip(hidden.split(LOGIT_ROWS), batch.labels.split(LOGIT_ROWS), strict=True):
+    for x, labels in in_parts(hidden, batch.labels):
         logits = model.head(x).float()
         parts.append((F.cross_entropy(logits, labels, reduction="none").double(), logits.argmax(dim=-1) == labels))
     losses, hits = zip(*parts, strict=True)

@@ -1,5 +1,6 @@
 """Cross-entropy of an output projection whose logits never exist all at once. N positions, C channels, V vocabulary."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -8,10 +9,16 @@ from torch.func import grad_and_value
 from torch.nn import functional as F
 
 LARGE_VOCABULARY = 4096  # from here on logits take more memory than everything else, and more time than they need
-LOGIT_ROWS = 512  # positions whose logits then exist at a time
+ROWS_AT_A_TIME = {"cpu": 512, "cuda": 4096}  # positions whose logits then exist; fewer leave a GPU idle
 
 
-def cross_entropy_sum(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+def in_parts(x: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Positions and their labels, as many at a time as may have logits."""
+    rows = ROWS_AT_A_TIME[x.device.type]
+    return list(zip(x.split(rows), labels.split(rows), strict=True))
+
+
+def cross_entropy_sum(x: Tensor, weight: Tensor, labels: Tensor, compiles: bool = False) -> Tensor:
     """Cross-entropy of the logits x (N, C) times weight (V, C) against labels (N,), in nats, summed, float32.
 
     With a large vocabulary it is computed some positions at a time, so that its memory does not grow with their number.
@@ -21,12 +28,19 @@ def cross_entropy_sum(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):  # which would cast the weights anew for each part
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    loss: Tensor = _InParts.apply(x, weight, labels)  # type: ignore[no-untyped-call]
+    loss: Tensor = _InParts.apply(x, weight, labels, _gradients_of(compiles))
     return loss
 
 
 def _of_rows(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(F.linear(x, weight).float(), labels, reduction="sum")
+
+
+@cache
+def _gradients_of(compiles: bool) -> Any:
+    """A function of what `_of_rows` takes, to its gradients with respect to x and the weight, and what it gives."""
+    gradients = grad_and_value(_of_rows, argnums=(0, 1))
+    return torch.compile(gradients) if compiles else gradients
 
 
 class _InParts(torch.autograd.Function):
@@ -36,21 +50,20 @@ class _InParts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        parts = list(zip(x.split(LOGIT_ROWS), labels.split(LOGIT_ROWS), strict=True))
+    def forward(ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, gradients: Any) -> Tensor:
         if not any(ctx.needs_input_grad):
-            return torch.stack([_of_rows(rows, weight, own) for rows, own in parts]).sum()
-        loss = x.new_zeros((), dtype=torch.float32)
-        by_x, by_weight = torch.empty_like(x), torch.zeros_like(weight, dtype=torch.float32)
-        for (rows, own), by_rows in zip(parts, by_x.split(LOGIT_ROWS), strict=True):
-            (to_rows, to_weight), part = grad_and_value(_of_rows, argnums=(0, 1))(rows, weight, own)
-            by_rows.copy_(to_rows)
-            by_weight += to_weight
+            return torch.stack([_of_rows(rows, weight, own) for rows, own in in_parts(x, labels)]).sum()
+        loss, by_x = x.new_zeros((), dtype=torch.float32), []
+        by_weight = torch.zeros_like(weight, dtype=torch.float32)
+        for rows, own in in_parts(x, labels):
+            (by_rows, part_by_weight), part = gradients(rows, weight, own)
+            by_x.append(by_rows)
+            by_weight += part_by_weight
             loss += part
-        ctx.save_for_backward(by_x, by_weight.to(weight.dtype))
+        ctx.save_for_backward(torch.cat(by_x), by_weight.to(weight.dtype))
         return loss
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None, None]:
         by_x, by_weight = ctx.saved_tensors
-        return by_x * scale, by_weight * scale, None
+        return by_x * scale, by_weight * scale, None, None

@@ -168,6 +168,7 @@ class LanguageModel(nn.Module, ABC):
     n_positions: int  # longest sequence
     is_stochastic: bool  # whether training draws random numbers, beside the data
     recomputes: bool = False  # blocks keep their input alone for the backward pass, which computes them once more
+    compiles: bool = False  # what is made of a large vocabulary is compiled, as blocks are
 
     @abstractmethod
     def hidden(
@@ -184,6 +185,11 @@ class LanguageModel(nn.Module, ABC):
     def compile_blocks(self) -> None:
         """Compiles the parts that are alike in place, so that this is paid once."""
 
+    def compile_parts(self) -> None:
+        """Compiles what most of the time goes into."""
+        self.compile_blocks()
+        self.compiles = True
+
     def forward(
         self,
         input_ids: Tensor,
@@ -197,7 +203,7 @@ class LanguageModel(nn.Module, ABC):
         The loss is the cross-entropy in nats summed over the positions, float32, as of `core.loss`.
         """
         x = self.hidden(input_ids, positions, starts, first)
-        return self.head(x) if labels is None else cross_entropy_sum(x, self.head.weight, labels)
+        return self.head(x) if labels is None else cross_entropy_sum(x, self.head.weight, labels, self.compiles)
 
     def through(self, block: nn.Module, *inputs: Any) -> Tensor:
         """What a block makes of its inputs (Chen et al., 2016, if the model recomputes)."""

@@ -82,7 +82,16 @@ def stacked(of_each: Sequence[tuple[nn.Module, torch.optim.Optimizer]], stack: n
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Lets steps be recorded as CUDA graphs, which read the learning rate from memory."""
+    for group in optimizer.param_groups:
+        group.update(capturable=True, lr=torch.zeros((), device=device))
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

@@ -21,7 +21,6 @@ from core.errors import UserError
 from core.model import GPT, LanguageModel
 
 Kind = Literal["ddp", "fsdp"]
-Compilation = bool | Literal["reduce-overhead"]
 
 
 class Parallel(ABC):
@@ -68,9 +67,11 @@ class Parallel(ABC):
 class Replicated(Parallel):
     """Each rank has all of it; the gradient is all-reduced while the backward pass goes on."""
 
-    def __init__(self, model: LanguageModel, world: World, compilation: Compilation):
-        self.model = self.trained = model.to(world.device)
-        self.module = compiled(model, compilation)
+    def __init__(self, model: LanguageModel, world: World, compiles: bool):
+        self.module: nn.Module = model.to(world.device)
+        self.model = self.trained = model
+        if compiles:
+            model.compile_parts()
         if world.size > 1:
             ids = [world.device] if world.device.type == "cuda" else None
             self.module = DistributedDataParallel(self.module, device_ids=ids)
@@ -99,13 +100,12 @@ class Sharded(Parallel):
     AdamW's training keeps. Raises UserError for a model other than a GPT.
     """
 
-    def __init__(self, model: LanguageModel, world: World, compilation: Compilation):
+    def __init__(self, model: LanguageModel, world: World, compiles: bool):
         if not isinstance(model, GPT):
             raise UserError(f"parallel: fsdp can divide a GPT, but not a {type(model).__name__}; use ddp")
-        if compilation == "reduce-overhead":
-            raise UserError("parallel: CUDA graphs cannot hold what fsdp gathers anew each time; use compile: true")
         self.model, self.world, trained = model.cpu(), world, copy.deepcopy(model.cpu())
-        compiled(trained, compilation)
+        if compiles:
+            trained.compile_parts()
         mesh = init_device_mesh(world.device.type, (world.size,))
         for block in trained.blocks:
             fully_shard(block, mesh=mesh)
@@ -159,19 +159,8 @@ class Sharded(Parallel):
         return tensors
 
 
-def spread(model: LanguageModel, world: World, kind: Kind, compilation: Compilation) -> Parallel:
+def spread(model: LanguageModel, world: World, kind: Kind, compiles: bool) -> Parallel:
     """The model, ready for training with others. One process alone has nothing to divide."""
     if kind == "fsdp" and world.size > 1:
-        return Sharded(model, world, compilation)
-    return Replicated(model, world, compilation)
-
-
-def compiled(model: LanguageModel, compilation: Compilation) -> nn.Module:
-    """What to call for the loss. Blocks are compiled in place, which is quick, as they are alike; for CUDA graphs it is
-    the whole, as what is to be saved are launches, and evaluation, with its other shapes, goes on calling the model."""
-    if compilation == "reduce-overhead":
-        whole: nn.Module = torch.compile(model, mode="reduce-overhead", dynamic=False)  # type: ignore[assignment]
-        return whole
-    if compilation:
-        model.compile_blocks()
-    return model
+        return Sharded(model, world, compiles)
+    return Replicated(model, world, compiles)

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from core.evaluate import Slices
 from core.model import LanguageModel
-from core.parallel import Compilation, Kind
+from core.parallel import Kind
 from core.source import Source
+
+Compilation = bool | Literal["reduce-overhead"]  # the latter: whole updates as CUDA graphs as well
 
 
 @dataclass(frozen=True)

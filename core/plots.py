@@ -38,10 +38,10 @@ def draw_panels(panels: Sequence[Callable[[Any], None]], path: Path, *, title: s
 
     figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False, layout="constrained")
     for axis, draw in zip(axes[0], panels, strict=True):
+        axis.grid(alpha=0.3)
         draw(axis)
         if across is not None:
             axis.set_xlabel(across)
-        axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize="small")

@@ -6,17 +6,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from core import optim, trainer
-from core.batch import SupervisedBatch
+from core.batch import IGNORE, SupervisedBatch
 from core.distributed import World
 from core.errors import Interrupted, RunFailed, UserError
+from core.graphs import Graphed, Move
 from core.model import GPT, loss_sum
+from core.prefetch import Prefetcher
 from core.report import table
 from core.run_config import SavedRunConfig
 from core.signals import StopSignals
@@ -91,19 +93,19 @@ def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | Ru
         stop = stack.enter_context(StopSignals())
         open_all(runs, [replica.definition for replica in replicas], stack, ended)
         bar = stack.enter_context(progress(runs))
-        abreast: Abreast | None = None
         while moving := those_behind(runs, ended):
-            if abreast is None or abreast.runs != moving:
-                abreast = Abreast(moving)
-            stop_status = stop.status
-            for run, batches, loss, norm in abreast.update():
-                with failing_alone(runs.index(run), ended), run.failing_in_words():
-                    run.note(batches, sum(batch.input_ids.numel() for batch in batches), loss, norm)
-                    run.draw_consequences(abreast.lr, stop_status)
-            bar.update(len(moving))
-            if stop_status and those_behind(runs, ended):
-                step = moving[0].state.step
-                raise Interrupted(f"stopped by a signal; step {step} of each run that goes on is saved", stop_status)
+            with Abreast(moving) as abreast:
+                while those_behind(runs, ended) == moving:
+                    stop_status = stop.status
+                    for run, batches, loss, norm in abreast.update():
+                        with failing_alone(runs.index(run), ended), run.failing_in_words():
+                            run.note(batches, sum(batch.input_ids.numel() for batch in batches), loss, norm)
+                            run.draw_consequences(abreast.lr, stop_status)
+                    bar.update(len(moving))
+                    if stop_status and those_behind(runs, ended):
+                        step = moving[0].state.step
+                        what = f"stopped by a signal; step {step} of each run that goes on is saved"
+                        raise Interrupted(what, stop_status)
     return [ended[number] for number in range(len(runs))]
 
 
@@ -114,8 +116,8 @@ def check(replicas: Sequence[Replica], world: World) -> None:
         raise UserError("seeds: they share one process; under torchrun give each process seeds of its own, or one seed")
     if first.model.config.dropout:
         raise UserError("seeds: what dropout draws for one cannot be drawn for all at once; set dropout to 0")
-    if first.settings.compile == "reduce-overhead" or first.settings.profile:
-        raise UserError("seeds: compile: reduce-overhead and profile are for one run; use compile: true or no profile")
+    if first.settings.profile:
+        raise UserError("seeds: profile watches one run; leave it out, or train one seed")
     if first.settings.optimizer != "adamw":
         raise UserError(f"seeds: {first.settings.optimizer} cannot move models side by side; use adamw, or one seed")
     if any(phase.pack_to for phase in first.plan):
@@ -179,27 +181,53 @@ class Abreast:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = optim.stacked([(run.model, run.optimizer) for run in runs], self.model)
         if self.settings.compile:
-            self.model.compile_blocks()
+            self.model.compile_parts()
+        self.move: Move = self.move_once
+        if first.is_graphed:
+            optim.make_capturable(self.optimizer, self.device)
+            self.move = Graphed(self.move_once, self.device)
+        step, workers = first.state.step, self.settings.workers
+        self.batches = Prefetcher(self.make_update, start=step, stop=first.total, workers=workers)
+        for run in runs:
+            run.batches = self.batches
+
+    def __enter__(self) -> Self:
+        self.batches.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.batches.__exit__(*error)
+
+    def make_update(self, t: int) -> tuple[list[list[SupervisedBatch]], list[SupervisedBatch]]:
+        """The micro-batches of each run, and the same side by side."""
+        of_each = [run.make_update(t) for run in self.runs]
+        return of_each, [side_by_side(micro).pinned(self.device) for micro in zip(*of_each, strict=True)]
 
     def update(self) -> Iterator[tuple[Run, list[SupervisedBatch], Tensor, Tensor]]:
         """Moves the weights of all once. Gives each run with its micro-batches, loss sum and norm of the gradient."""
         step = self.runs[0].state.step
         phase, step_of_phase = self.runs[0].locate(step)
         self.lr = phase.lr(step_of_phase)
-        taken = [run.batches.take(step) for run in self.runs]
-        targets = torch.tensor([sum(batch.scored for batch in batches) for batches in taken])
-        losses = self.backward(taken, 1 / targets.to(self.device))
-        norms = clip_each_(self.parameters, self.settings.max_grad_norm or math.inf)
+        of_each, batches = self.batches.take(step)
         optim.set_lr(self.optimizer, self.lr)
+        losses, norms = self.move(batches)
+        return zip(self.runs, of_each, losses, norms, strict=True)
+
+    def move_once(self, batches: list[SupervisedBatch]) -> tuple[Tensor, Tensor]:
+        """Moves all weights by what the micro-batches say. Returns each run's loss sum, and norm of the gradient."""
+        batches = [batch.to(self.device) for batch in batches]
+        is_target = [(batch.labels != IGNORE).view(len(self.runs), -1) for batch in batches]
+        targets = torch.stack([of_each.sum(dim=1) for of_each in is_target]).sum(dim=0)
+        losses = self.backward(batches, 1 / targets)
+        norms = clip_each_(self.parameters, self.settings.max_grad_norm or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return zip(self.runs, taken, losses, norms, strict=True)
+        return losses, norms
 
-    def backward(self, taken: list[list[SupervisedBatch]], scale: Tensor) -> Tensor:
+    def backward(self, batches: list[SupervisedBatch], scale: Tensor) -> Tensor:
         """Gradients of each run's scale * loss over its micro-batches. Returns the unscaled loss sums, (N,)."""
-        total = torch.zeros(len(taken), device=self.device)
-        for micro in zip(*taken, strict=True):
-            batch = side_by_side(micro).pinned(self.device).to(self.device)
+        total = torch.zeros(len(self.runs), device=self.device)
+        for batch in batches:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
                 losses = loss_sum(self.model, batch)
             (losses * scale).sum().backward()  # no model's weights are in another's loss

@@ -17,7 +17,8 @@ from core.config import Config, Schema, home, resolve
 from core.distributed import World, join, pick_device
 from core.errors import UserError
 from core.model import GPTConfig, parse_size
-from core.parallel import Compilation, Kind
+from core.parallel import Kind
+from core.plan import Compilation
 from core.schedule import Shape, factor
 from core.task import task_class
 from core.trainer import Settings

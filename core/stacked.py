@@ -108,7 +108,7 @@ class StackedGPT(GPT):
             return self.head(x)
         if self.num_tokens >= LARGE_VOCABULARY:
             each = zip(x.chunk(self.number), self.head.weight, labels.chunk(self.number), strict=True)
-            return torch.stack([cross_entropy_sum(*one) for one in each])
+            return torch.stack([cross_entropy_sum(*one, self.compiles) for one in each])
         return F.cross_entropy(self.head(x).float(), labels, reduction="none").view(self.number, -1).sum(dim=1)
 
     def add_positions(self, x: Tensor, place: slice | Tensor) -> Tensor:

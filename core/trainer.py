@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import checkpoint, files, hf, optim, rng, tracking
+from core import checkpoint, files, graphs, hf, optim, rng, tracking
 from core.batch import Batch, SupervisedBatch
 from core.config import write_yaml
 from core.distributed import World, ignore_orders_to_stop
@@ -28,7 +28,7 @@ from core.signals import StopSignals
 from core.source import Verdict
 from core.tracking import Tracker
 
-SHAPES = 16  # different numbers of targets that batches of one shape may then have
+SHAPES = 16  # different numbers of targets that batches of one size may have where each is a CUDA graph of its own
 
 
 @dataclass
@@ -95,17 +95,19 @@ class Run:
         self.position: Callable[[int], dict[str, Any]] = lambda step: {}
         self.profiler = Profiler(run_dir, world, settings.profile)
         self.model.recomputes = settings.gradient_checkpointing
-        self.is_graphed = settings.compile == "reduce-overhead"  # as CUDA graphs, of which each shape needs its own
-        if self.is_graphed and any(phase.source.ragged or phase.pack_to for phase in plan):
-            raise UserError("compile: reduce-overhead needs batches of one shape, but rows differ in length; use true")
+        self.is_graphed = settings.compile == "reduce-overhead"
+        if self.is_graphed:
+            graphs.check(settings, plan, world)
         if settings.parallel == "fsdp" and settings.optimizer == "muon":
             raise UserError("parallel: fsdp divides the matrices that muon needs whole; use ddp, or optimizer: adamw")
-        self.parallel = spread(model, world, settings.parallel, settings.compile)
+        self.parallel = spread(model, world, settings.parallel, bool(settings.compile))
         make, trained = optim.OPTIMIZERS[settings.optimizer], self.parallel.trained
         self.optimizer = make(trained, lr=0.0, weight_decay=settings.weight_decay, betas=settings.betas)
-        if self.is_graphed:  # gradients are added to memory of our own: a graph's is written again at each replay
-            for parameter in self.parallel.parameters:
-                parameter.grad = torch.zeros_like(parameter)
+        self.scale = torch.zeros((), device=world.device)  # of a loss sum, before its gradient is taken
+        self.move: graphs.Move = self.move_once
+        if self.is_graphed:
+            optim.make_capturable(self.optimizer, world.device)
+            self.move = graphs.Graphed(self.move_once, world.device)
         self.unread: list[tuple[Tensor, float, Tensor]] = []  # as state.window, still on the device
         self.slices: Slices = []  # the last evaluation
         self.saveable_loss: float | None = None  # validation loss of the very weights at hand, if it was measured
@@ -123,7 +125,7 @@ class Run:
             step, settings = self.state.step, self.settings
             tracker = Tracker(self.run_dir, step, self.total, self.world.is_main, settings.wandb, is_shown)
             self.tracker = stack.enter_context(tracker)
-            prefetcher = Prefetcher(self.make_update, start=step, stop=self.total, workers=settings.workers)
+            prefetcher = Prefetcher(self.make_pinned, start=step, stop=self.total, workers=settings.workers)
             self.batches = stack.enter_context(prefetcher)
             if step == 0:
                 self.measure()
@@ -167,9 +169,10 @@ class Run:
         batches = (phase.source.batch("train", n * B, (n + 1) * B) for n in numbers)
         pad, to = self.settings.pad_token, phase.pack_to
         made = [packed(b, to, pad) if to and isinstance(b, Batch) else b.supervised(pad) for b in batches]
-        if self.is_graphed:
-            made = [b.filled(max(1, b.input_ids.numel() // SHAPES)) for b in made]
-        return [b.pinned(self.world.device) for b in made]
+        return [b.filled(SHAPES) for b in made] if self.is_graphed else made
+
+    def make_pinned(self, t: int) -> list[SupervisedBatch]:
+        return [batch.pinned(self.world.device) for batch in self.make_update(t)]
 
     def next_batches(self) -> list[SupervisedBatch]:
         with self.profiler.part("data wait"):
@@ -184,12 +187,9 @@ class Run:
         if self.model.is_stochastic:  # a function of the step, so that a checkpoint need not hold any generator
             draw = rng.generator("dropout", self.settings.seed, "train", state.step * W + self.world.rank)
             torch.manual_seed(int(draw.integers(2**63)))
-        loss = self.backward(batches, scale=W / all_targets)  # DDP averages over ranks: the mean over targets is left
-        with self.profiler.part("optimiser"):
-            norm = self.parallel.clip(self.settings.max_grad_norm)
-            optim.set_lr(self.optimizer, lr)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=not self.is_graphed)
+        self.scale.fill_(W / all_targets)  # DDP averages over ranks: the mean over targets is left
+        optim.set_lr(self.optimizer, lr)
+        loss, norm = self.move(batches)
         with self.profiler.part("logging"):
             self.note(batches, int(all_tokens), loss, norm)
         return (stop_status or 75) if signals else 0
@@ -219,18 +219,25 @@ class Run:
         if self.is_save_due() or stop_status:
             self.save()
 
-    def backward(self, batches: list[SupervisedBatch], scale: float) -> Tensor:
+    def move_once(self, batches: list[SupervisedBatch]) -> tuple[Tensor, Tensor]:
+        """Moves the weights by what the micro-batches say. Returns their loss sum and the norm of the gradient."""
+        loss = self.backward(batches)
+        with self.profiler.part("optimiser"):
+            norm = self.parallel.clip(self.settings.max_grad_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        return loss, norm
+
+    def backward(self, batches: list[SupervisedBatch]) -> Tensor:
         """Gradients of scale * loss over the micro-batches, all-reduced once. Returns the unscaled loss sum."""
         device, total = self.world.device, torch.zeros((), device=self.world.device)
         for number, batch in enumerate(batches, start=1):
             with self.parallel.accumulating() if number < len(batches) else nullcontext():
                 autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
                 with self.profiler.part("forward"), autocast:
-                    if self.is_graphed:
-                        torch.compiler.cudagraph_mark_step_begin()
                     loss = loss_sum(self.parallel.module, batch.to(device))
                 with self.profiler.part("backward"):
-                    (loss * scale).backward()
+                    (loss * self.scale).backward()
             total += loss.detach()
         return total
 

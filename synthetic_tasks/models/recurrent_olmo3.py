@@ -256,7 +256,7 @@ class RecurrentOLMo3(LanguageModel):
         weights = self.exit_weights(torch.stack(steps))  # (loops,), or (loops, N)
         from_equal = (weights * (weights * len(steps)).log()).sum(dim=0)  # KL, (), or (N,)
         if act.halting == "batch":
-            losses = torch.stack([cross_entropy_sum(y, self.head.weight, labels) for y in steps])
+            losses = torch.stack([cross_entropy_sum(y, self.head.weight, labels, self.compiles) for y in steps])
             return (weights * losses).sum() + act.kl_weight * from_equal * len(labels)
         every = [F.cross_entropy(self.head(y).float(), labels, reduction="none") for y in steps]
         return (weights * torch.stack(every)).sum() + act.kl_weight * from_equal.sum()

@@ -6,7 +6,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
 from core.batch import IGNORE, Batch
-from core.loss import LARGE_VOCABULARY, LOGIT_ROWS
+from core.loss import LARGE_VOCABULARY, ROWS_AT_A_TIME
 from core.model import GPT, GPTConfig, loss_sum, parse_size, rotate, rotations
 
 SMALL = {"num_tokens": 13, "n_positions": 12, "n_layer": 2, "n_head": 2, "n_embd": 16}
@@ -159,12 +159,13 @@ def test_bf16_autocast_trains():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_large_vocabulary_has_the_loss_and_gradients_of_the_full_logits(precision):
+    rows = ROWS_AT_A_TIME["cpu"]
     model = GPT(GPTConfig(num_tokens=LARGE_VOCABULARY + 3, n_positions=64, n_layer=1, n_head=2, n_embd=16))
     generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, LARGE_VOCABULARY + 3, (2 * LOGIT_ROWS // 64 + 1, 64), generator=generator)
+    x = torch.randint(0, LARGE_VOCABULARY + 3, (2 * rows // 64 + 1, 64), generator=generator)
     batch = Batch(x, torch.where(x % 7 == 0, IGNORE, x.roll(-1, dims=1))).supervised()
-    assert len(batch.labels) % LOGIT_ROWS
-    assert len(batch.labels) > LOGIT_ROWS
+    assert len(batch.labels) % rows
+    assert len(batch.labels) > rows
     results = []
     for whole in (False, True):
         model.zero_grad()
