@@ -55,8 +55,9 @@ class SupervisedBatch(NamedTuple):
         """All columns of a batch."""
         flat = batch.targets.flatten()
         positions = (flat != IGNORE).nonzero().squeeze(1)
-        first = int((positions % batch.input_ids.shape[1]).min()) if len(positions) else 0
-        return cls(batch.input_ids, positions, flat[positions], first=first)
+        scored = (batch.targets != IGNORE).any(dim=0)
+        first = int(scored.to(torch.uint8).argmax())  # 0 if nothing is
+        return cls(batch.input_ids, positions, flat.index_select(0, positions), first=first)
 
     def supervised(self, pad_token: int | None = None) -> "SupervisedBatch":
         return self

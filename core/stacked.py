@@ -124,12 +124,19 @@ def side_by_side(batches: Sequence[SupervisedBatch]) -> SupervisedBatch:
     """
     B, T = len(batches[0].input_ids), max(batch.input_ids.shape[1] for batch in batches)
     M = max(len(batch.labels) for batch in batches)
-    ids, positions, labels = [], [], []
-    for number, batch in enumerate(batches):
-        own = batch.input_ids.shape[1]
-        place = batch.positions if own == T else batch.positions // own * T + batch.positions % own
-        ids.append(F.pad(batch.input_ids, (0, T - own)))
-        positions.append(torch.cat([place, place[:1].expand(M - len(place))]) + number * B * T)
-        labels.append(F.pad(batch.labels, (0, M - len(place)), value=IGNORE))
-    first = min(batch.first for batch in batches)
-    return SupervisedBatch(torch.cat(ids), torch.cat(positions), torch.cat(labels), first=first)
+    batches = [_filled_up(batch, T, M) for batch in batches]
+    ids, positions, labels = (torch.cat(same) for same in zip(*(batch.tensors for batch in batches), strict=True))
+    context = torch.arange(0, len(batches) * B * T, B * T, device=ids.device)
+    positions = (positions.view(-1, M) + context.unsqueeze(1)).flatten()
+    return SupervisedBatch(ids, positions, labels, first=min(batch.first for batch in batches))
+
+
+def _filled_up(batch: SupervisedBatch, T: int, M: int) -> SupervisedBatch:
+    own, missing = batch.input_ids.shape[1], M - len(batch.labels)
+    if own < T:
+        positions = batch.positions // own * T + batch.positions % own
+        batch = batch._replace(input_ids=F.pad(batch.input_ids, (0, T - own)), positions=positions)
+    if missing:
+        positions = torch.cat([batch.positions, batch.positions[:1].expand(missing)])
+        batch = batch._replace(positions=positions, labels=F.pad(batch.labels, (0, missing), value=IGNORE))
+    return batch

@@ -8,6 +8,7 @@ import json
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -87,7 +88,7 @@ class Task(BaseModel, ABC):
     def name(self) -> str:
         return type(self).__module__.rpartition(".")[2]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of the task's name, parameters and block: two tasks that differ in any draw independent streams."""
         identity = [type(self).__module__, self.examples_per_block, self.model_dump()]

@@ -245,7 +245,7 @@ class Run:
         """Moves losses and norms from the device to the window, and stops the run if one of them is not sound."""
         if not self.unread:
             return
-        rows = torch.stack([torch.stack([loss.double(), norm.double()]) for loss, _, norm in self.unread]).tolist()
+        rows = torch.stack([x for loss, _, norm in self.unread for x in (loss, norm)]).view(-1, 2).tolist()
         first = self.state.step - len(rows) + 1
         for step, (loss, norm), (_, targets, _) in zip(range(first, first + len(rows)), rows, self.unread, strict=True):
             self.state.window.append((loss, targets, norm))
