@@ -44,7 +44,7 @@ def assert_alike(run: Path, other: Path, tolerance: float = 1e-3) -> None:
         {},
         {"dropout": 0.1},
         {"gradient_accumulation_steps": 2, "batch_size": 16},
-        {"task": "dyck", "k": 3},
+        {"task": "reverse"},
         {"tied": "false"},
     ],
     ids=str,
