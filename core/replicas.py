@@ -16,7 +16,6 @@ from core import optim, trainer
 from core.batch import IGNORE, SupervisedBatch
 from core.distributed import World
 from core.errors import Interrupted, RunFailed, UserError
-from core.graphs import Graphed, Move
 from core.model import GPT, loss_sum
 from core.prefetch import Prefetcher
 from core.report import table
@@ -116,8 +115,8 @@ def check(replicas: Sequence[Replica], world: World) -> None:
         raise UserError("seeds: they share one process; under torchrun give each process seeds of its own, or one seed")
     if first.model.config.dropout:
         raise UserError("seeds: what dropout draws for one cannot be drawn for all at once; set dropout to 0")
-    if first.settings.profile:
-        raise UserError("seeds: profile watches one run; leave it out, or train one seed")
+    if first.settings.compile == "reduce-overhead" or first.settings.profile:
+        raise UserError("seeds: compile: reduce-overhead and profile are for one run; use compile: true or no profile")
     if first.settings.optimizer != "adamw":
         raise UserError(f"seeds: {first.settings.optimizer} cannot move models side by side; use adamw, or one seed")
     if any(phase.pack_to for phase in first.plan):
@@ -182,10 +181,6 @@ class Abreast:
         self.optimizer = optim.stacked([(run.model, run.optimizer) for run in runs], self.model)
         if self.settings.compile:
             self.model.compile_parts()
-        self.move: Move = self.move_once
-        if first.is_graphed:
-            optim.make_capturable(self.optimizer, self.device)
-            self.move = Graphed(self.move_once, self.device)
         step, workers = first.state.step, self.settings.workers
         self.batches = Prefetcher(self.make_update, start=step, stop=first.total, workers=workers)
         for run in runs:
@@ -210,11 +205,6 @@ class Abreast:
         self.lr = phase.lr(step_of_phase)
         of_each, batches = self.batches.take(step)
         optim.set_lr(self.optimizer, self.lr)
-        losses, norms = self.move(batches)
-        return zip(self.runs, of_each, losses, norms, strict=True)
-
-    def move_once(self, batches: list[SupervisedBatch]) -> tuple[Tensor, Tensor]:
-        """Moves all weights by what the micro-batches say. Returns each run's loss sum, and norm of the gradient."""
         batches = [batch.to(self.device) for batch in batches]
         is_target = [(batch.labels != IGNORE).view(len(self.runs), -1) for batch in batches]
         targets = torch.stack([of_each.sum(dim=1) for of_each in is_target]).sum(dim=0)
@@ -222,7 +212,7 @@ class Abreast:
         norms = clip_each_(self.parameters, self.settings.max_grad_norm or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return losses, norms
+        return zip(self.runs, of_each, losses, norms, strict=True)
 
     def backward(self, batches: list[SupervisedBatch], scale: Tensor) -> Tensor:
         """Gradients of each run's scale * loss over its micro-batches. Returns the unscaled loss sums, (N,)."""

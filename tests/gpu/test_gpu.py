@@ -72,9 +72,8 @@ def test_graphs_follow_a_growing_source(train):
     assert_alike(train("graphs", compile="reduce-overhead", **keys), train("launches", **keys))
 
 
-@pytest.mark.parametrize("compilation", ["false", "reduce-overhead"])
-def test_seeds_at_once_are_the_runs_of_each(train, compilation):
-    together = train("together", seeds="3-5", compile=compilation)
+def test_seeds_at_once_are_the_runs_of_each(train):
+    together = train("together", seeds="3-5")
     for seed in (3, 4, 5):
         assert_alike(together / f"seed{seed}", train(f"alone{seed}", seed=seed))
 
