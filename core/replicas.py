@@ -207,7 +207,7 @@ class Abreast:
         optim.set_lr(self.optimizer, self.lr)
         batches = [batch.to(self.device) for batch in batches]
         is_target = [(batch.labels != IGNORE).view(len(self.runs), -1) for batch in batches]
-        targets = torch.stack([of_each.sum(dim=1) for of_each in is_target]).sum(dim=0)
+        targets = torch.stack([flags.sum(dim=1) for flags in is_target]).sum(dim=0)
         losses = self.backward(batches, 1 / targets)
         norms = clip_each_(self.parameters, self.settings.max_grad_norm or math.inf)
         self.optimizer.step()
