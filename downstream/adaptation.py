@@ -22,7 +22,9 @@ class AdaptationConfig(SavedRunConfig):
     cut: ClassVar[frozenset[str]] = frozenset({"batch_size", "gradient_accumulation_steps"})
     taken_by_default: ClassVar[Sequence[Component]] = ("everything",)
 
-    pretrained_model_path: str | None = Field(None, description="checkpoint folder or file to take weights from")
+    pretrained_model_path: str | None = Field(
+        None, description="checkpoint folder or file to take weights from; {seed} in it stands for the run's seed"
+    )
     weights_to_be_transferred: list[Component] | None = Field(
         None, description="what to take; null: everything, or of a language model attn, ffn and ln"
     )
@@ -84,7 +86,11 @@ class AdaptationConfig(SavedRunConfig):
             ("second_model_path", self.second_model_path, self.second_weights_to_be_transferred),
         ]
         by_default = self.taken_by_default
-        return [(key, path, by_default if some is None else some) for key, path, some in named if path is not None]
+        return [
+            (key, path.replace("{seed}", str(self.seed)), by_default if some is None else some)
+            for key, path, some in named
+            if path is not None
+        ]
 
     def shape_of(self, size: tuple[int, int, int], num_tokens: int, n_positions: int, donor: Donor | None) -> GPTConfig:
         """A model of so many layers, heads and channels, with the positions of the donor if none are named."""

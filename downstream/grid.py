@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -36,8 +36,9 @@ KINDS: dict[str, type[AdaptationConfig]] = {  # of cells, by the verb that runs 
     "codeparrot": CodeParrotConfig,
     "math": MathConfig,
 }
+NOTE = "cell.json"  # in the folder of a run: what it was begun with
 FINAL = "final"  # a link to the last checkpoint of a donor that has ended
-OWN_KEYS = ("seed", "save_dir", "run_name", "resume")  # of a cell, which the grid sets
+OWN_KEYS = ("seed", "seeds", "save_dir", "run_name", "resume")  # of a cell, which the grid sets
 
 
 class GridConfig(Config):
@@ -56,9 +57,12 @@ class GridConfig(Config):
     pretraining_keys: dict[str, Any] = Field({}, description="keys that all of `pretraining` share")
     downstream_keys: dict[str, Any] = Field({}, description="keys that all of `downstream` share")
 
-    processes: int = Field(1, ge=1, description="cells that run at a time")
+    seeds_at_once: bool = Field(
+        False, description="one process trains the seeds of a condition side by side: for small models on a GPU"
+    )
+    processes: int = Field(1, ge=1, description="processes that work at a time")
     shard: str = Field(
-        "0/1", pattern=r"^\d+/[1-9]\d*$", description="K/N: of the cells those number K, K + N, ... alone"
+        "0/1", pattern=r"^\d+/[1-9]\d*$", description="K/N: of the processes' work the shares K, K + N, ... alone"
     )
     slurm: bool = Field(False, description="write a SLURM array script that runs the grid, and nothing else")
 
@@ -96,36 +100,60 @@ class GridConfig(Config):
 
 @dataclass(frozen=True)
 class Job:
-    """A run: a donor, which is pretrained, or a cell."""
+    """What one process does: a run, or several that differ in their seeds alone, of donors or of cells."""
 
-    name: str
-    folder: Path
-    command: list[str]
+    group: str  # what all seeds share: pretraining/DONOR, or TASK/CONDITION
+    folder: Path  # of the group, in which each run has one
+    seeds: Sequence[int]
+    arguments: list[str]  # but for seeds and folders
     needs: "Job | None" = None  # what must have ended before
-    labels: dict[str, Any] = field(default_factory=dict)  # of a cell: task, condition, seed
+    labels: dict[str, str] = field(default_factory=dict)  # of cells: task, condition
 
-    def is_done(self) -> bool:
+    @property
+    def name(self) -> str:
+        return self.group if len(self.seeds) > 1 else f"{self.group}/seed{self.seeds[0]}"
+
+    def run_dir(self, seed: int) -> Path:
+        return self.folder / f"seed{seed}"
+
+    @property
+    def command(self) -> list[str]:
+        seeds = ",".join(map(str, self.seeds))
+        own = {"seed": seeds, "run_name": f"seed{seeds}", "save_dir": self.folder}
+        if len(self.seeds) > 1:
+            own = {"seeds": seeds, "run_name": self.folder.name, "save_dir": self.folder.parent}
+        return [sys.executable, *self.arguments, *(f"--{key}={value}" for key, value in own.items())]
+
+    def ended(self) -> list[int]:
+        """The seeds whose runs have ended."""
+        return [seed for seed in self.seeds if self.has_ended(self.run_dir(seed))]
+
+    def has_ended(self, run_dir: Path) -> bool:
         if not self.labels:
-            return (self.folder / FINAL).exists()
+            return (run_dir / FINAL).exists()
         try:
-            summary = json.loads((self.folder / "summary.json").read_text())
+            summary = json.loads((run_dir / "summary.json").read_text())
         except (OSError, ValueError):
             return False
         return "transfer" in summary  # which is added with the test
 
+    def is_done(self) -> bool:
+        return len(self.ended()) == len(self.seeds)
+
 
 def jobs(config: GridConfig) -> list[Job]:
     """Donors and cells; each donor before the cells that need it."""
-    donors: dict[tuple[str, bool, int], Job] = {}
+    donors: list[Job] = []
     cells = []
-    for seed in config.seeds:
+    for seeds in [config.seeds] if config.seeds_at_once else [[seed] for seed in config.seeds]:
+        of_name: dict[tuple[str, bool], Job] = {}
         for condition, donor, shuffled, keys in conditions(config):
-            if donor is not None and (donor, shuffled, seed) not in donors:
-                donors[donor, shuffled, seed] = _donor(config, donor, shuffled, seed)
-            source = None if donor is None else donors[donor, shuffled, seed]
-            for task in config.downstream:
-                cells.append(_cell(config, task, condition, keys, seed, source))
-    return [*donors.values(), *cells]
+            if donor is not None and (donor, shuffled) not in of_name:
+                of_name[donor, shuffled] = _donor(config, donor, shuffled, seeds)
+            source = None if donor is None else of_name[donor, shuffled]
+            cells += [_cells(config, task, condition, keys, seeds, source) for task in config.downstream]
+        donors += of_name.values()
+    return donors + cells
 
 
 def conditions(config: GridConfig) -> Iterator[tuple[str, str | None, bool, dict[str, Any]]]:
@@ -143,22 +171,22 @@ def conditions(config: GridConfig) -> Iterator[tuple[str, str | None, bool, dict
                 yield f"{donor}, {weights}, shuffled weights", donor, False, shuffled
 
 
-def _donor(config: GridConfig, name: str, shuffled: bool, seed: int) -> Job:
-    label = f"{name}{'-shuffled_tokens' if shuffled else ''}-seed{seed}"
-    folder = config.root / "pretraining" / label
+def _donor(config: GridConfig, name: str, shuffled: bool, seeds: Sequence[int]) -> Job:
+    label = f"{name}{'-shuffled_tokens' if shuffled else ''}"
     keys = {**config.pretraining_keys, **config.pretraining[name], "shuffle_tokens": shuffled}
-    return Job(f"pretraining/{label}", folder, _command(PRETRAIN, keys, seed, folder))
+    return Job(f"pretraining/{label}", config.root / "pretraining" / label, seeds, _arguments(PRETRAIN, keys))
 
 
-def _cell(config: GridConfig, task: str, condition: str, keys: dict[str, Any], seed: int, source: Job | None) -> Job:
+def _cells(
+    config: GridConfig, task: str, condition: str, keys: dict[str, Any], seeds: Sequence[int], source: Job | None
+) -> Job:
     label = condition.replace(", ", "-").replace(" ", "_")
-    folder = config.root / "cells" / task / label / f"seed{seed}"
     verb, given = verb_and_keys(config, task)
     given |= keys
     if source is not None:
-        given["pretrained_model_path"] = str(source.folder / FINAL)
-    labels = {"task": task, "condition": condition, "seed": seed}
-    return Job(f"{task}/{label}/seed{seed}", folder, _command([*ADAPT, verb], given, seed, folder), source, labels)
+        given["pretrained_model_path"] = str(source.folder / "seed{seed}" / FINAL)
+    arguments, folder = _arguments([*ADAPT, verb], given), config.root / "cells" / task / label
+    return Job(f"{task}/{label}", folder, seeds, arguments, source, {"task": task, "condition": condition})
 
 
 def verb_and_keys(config: GridConfig, task: str) -> tuple[str, dict[str, Any]]:
@@ -167,10 +195,9 @@ def verb_and_keys(config: GridConfig, task: str) -> tuple[str, dict[str, Any]]:
     return keys.pop("verb", "algorithmic"), keys
 
 
-def _command(module: list[str], keys: dict[str, Any], seed: int, folder: Path) -> list[str]:
-    where = {"save_dir": str(folder.parent), "run_name": folder.name, "resume": True}
-    given = {key: value for key, value in {**keys, "seed": seed, **where}.items() if value is not None}
-    return [sys.executable, *module, *(f"--{key}={_text(value)}" for key, value in given.items())]
+def _arguments(module: list[str], keys: dict[str, Any]) -> list[str]:
+    given = {key: value for key, value in {**keys, "resume": True}.items() if value is not None}
+    return [*module, *(f"--{key}={_text(value)}" for key, value in given.items())]
 
 
 # --- Before anything runs
@@ -186,16 +213,17 @@ def check(config: GridConfig, all_jobs: list[Job]) -> None:
             configuration.resolve(lambda values, kind=kind: kind, None, flags)  # type: ignore[misc]
         except UserError as error:
             problems += [f"downstream.{task}: {problem.removeprefix('--')}" for problem in error.problems]
-    first = {job.name.split("/")[1].rsplit("-seed", 1)[0]: job for job in reversed(all_jobs) if not job.labels}
+    first = {job.folder.name: job for job in reversed(all_jobs) if not job.labels}
     for name, job in first.items():
         done = subprocess.run([*job.command, "--print_config"], capture_output=True, text=True)
         lines = done.stderr.strip().splitlines()
         if done.returncode:
             problems += [f"pretraining.{name}: {line.removeprefix('error: --')}" for line in lines]
     for job in all_jobs:
-        noted = job.folder / "cell.json"
-        if noted.exists() and json.loads(noted.read_text()) != job.command[1:]:
-            problems.append(f"{job.folder} holds a run with other settings; use another save_dir, or remove it")
+        for seed in job.seeds:
+            noted = job.run_dir(seed) / NOTE
+            if noted.exists() and json.loads(noted.read_text()) != job.arguments:
+                problems.append(f"{noted.parent} holds a run with other settings; use another save_dir, or remove it")
     if problems:
         raise UserError(*dict.fromkeys(problems))
 
@@ -223,20 +251,23 @@ class Workers:
 
     def run(self) -> None:
         """Raises RunFailed, once all else is done, for cells that failed."""
-        done = sum(job.is_done() for job in self.jobs)
+        done, total = self.ended_runs(), sum(len(job.seeds) for job in self.jobs)
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, lambda n, frame: self.stop(n))
         threads = [threading.Thread(target=self.work, daemon=True) for _ in range(self.processes)]
-        with tqdm(total=len(self.jobs), initial=done, unit="run", disable=None) as bar:
+        with tqdm(total=total, initial=done, unit="run", disable=None) as bar:
             for thread in threads:
                 thread.start()
             while any(thread.is_alive() for thread in threads):
                 time.sleep(0.2)
-                bar.update(sum(job.is_done() for job in self.jobs) - bar.n)
+                bar.update(self.ended_runs() - bar.n)
         if self.stopping:
             raise Interrupted("stopped by a signal; the same command goes on where it was", status=75)
         if self.failed:
             raise RunFailed(*(f"{name} failed: {reason}" for name, reason in self.failed.items()))
+
+    def ended_runs(self) -> int:
+        return sum(len(job.ended()) for job in self.jobs)
 
     def stop(self, number: int) -> None:
         """Hands a signal on: runs save and end, and no other is begun."""
@@ -271,8 +302,10 @@ class Workers:
 
     def carry_out(self, job: Job, claim: int) -> None:
         """The run holds the claim as well: should this process be killed, the cell stays taken until the run ends."""
-        job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / "cell.json").write_text(json.dumps(job.command[1:]) + "\n")
+        left = sorted(set(job.seeds) - set(job.ended()))
+        for run_dir in map(job.run_dir, left):
+            run_dir.mkdir(parents=True, exist_ok=True)
+            (run_dir / NOTE).write_text(json.dumps(job.arguments) + "\n")
         log = self.root / "logs" / f"{job.name.replace('/', '.')}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -282,9 +315,10 @@ class Workers:
             status = process.wait()
             self.running.discard(process)
         if status == 0:
-            if not job.labels:
-                mark_final(job.folder)
-            self.note(job.name)
+            for seed in left:
+                if not job.labels:
+                    mark_final(job.run_dir(seed))
+                self.note(f"{job.group}/seed{seed}")
         elif not self.stopping:
             said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
             reason = next((line for line in reversed(said) if "error" in line.lower()), said[-1] if said else "")
@@ -316,8 +350,9 @@ def run(config: GridConfig) -> None:
     (config.root / "grid.yaml").write_text(configuration.as_yaml(config))
     if config.slurm:
         return write_slurm(config, len(all_jobs))
-    cells = sum(bool(job.labels) for job in all_jobs)
-    print(f"{cells} cells on {len(all_jobs) - cells} pretrained models, in {config.root}")
+    runs = sum(len(job.seeds) for job in all_jobs)
+    cells = sum(len(job.seeds) for job in all_jobs if job.labels)
+    print(f"{cells} cells on {runs - cells} pretrained models, in {config.root}")
     Workers(config, all_jobs).run()
     print(f"done; the report: python -m downstream.cli report --grid {config.root}")
 
@@ -358,4 +393,4 @@ def write_slurm(config: GridConfig, runs: int) -> None:
     shards = max(int(config.shard.split("/")[1]), 1)
     path = config.root / "grid.sbatch"
     path.write_text(SLURM.format(root=config.root, shards=shards, last=shards - 1))
-    print(f"{runs} runs for {shards} array tasks (--shard 0/N for N of them): sbatch {path}")
+    print(f"{runs} processes' work for {shards} array tasks (--shard 0/N for N of them): sbatch {path}")

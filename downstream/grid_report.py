@@ -29,8 +29,8 @@ class ReportConfig(Config):
 class Cell:
     """A finished run: its result and its course."""
 
-    def __init__(self, folder: Path, labels: dict[str, Any], metric: str):
-        self.task, self.condition, self.seed = labels["task"], labels["condition"], labels["seed"]
+    def __init__(self, folder: Path, task: str, condition: str, metric: str):
+        self.task, self.condition = task, condition
         summary = json.loads((folder / "summary.json").read_text())
         rows = summary["evaluation"]  # of text there is a validation set alone
         test = next((row for row in rows if row["split"] == "test"), rows[0])
@@ -51,12 +51,13 @@ def report(config: ReportConfig) -> list[dict[str, Any]]:
         raise UserError(f"grid: {root} holds no grid; run `python -m downstream.cli grid --config FILE` first")
     grid = GridConfig(**parse_yaml((root / "grid.yaml").read_text()))
     expected = [job for job in jobs(grid) if job.labels]
-    cells = [Cell(job.folder, job.labels, config.metric) for job in expected if job.is_done()]
+    ended = [(job, seed) for job in expected for seed in job.ended()]
+    missing = [f"{job.group}/seed{seed}" for job in expected for seed in job.seeds if (job, seed) not in ended]
+    cells = [Cell(job.run_dir(seed), **job.labels, metric=config.metric) for job, seed in ended]
     if not cells:
-        raise UserError(f"grid: none of the {len(expected)} cells of {root} has ended yet")
+        raise UserError(f"grid: none of the {len(missing)} cells of {root} has ended yet")
     rows = rows_of(cells)
-    missing = [job.name for job in expected if not job.is_done()]
-    text = as_markdown(rows, config.metric, len(expected), missing)
+    text = as_markdown(rows, config.metric, len(cells) + len(missing), missing)
     (root / "report.md").write_text(text)
     (root / "report.json").write_text(json.dumps({"metric": config.metric, "missing": missing, "rows": rows}, indent=2))
     plots = [draw_heat_map(rows, config.metric, root / "heat_map.png"), draw_courses(cells, config.metric, root)]

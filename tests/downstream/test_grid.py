@@ -62,7 +62,7 @@ def test_donors_come_first_and_every_condition_has_a_cell_for_every_seed():
     assert [job.name for job in found[: len(donors)]] == [job.name for job in donors]
     assert len(donors) == 4, "set, and set with shuffled tokens, for two seeds"
     cells = [job for job in found if job.labels]
-    assert {(job.labels["condition"], job.labels["seed"]) for job in cells} == {(n, s) for n in NAMES for s in (0, 1)}
+    assert {(job.labels["condition"], *job.seeds) for job in cells} == {(n, s) for n in NAMES for s in (0, 1)}
     for job in cells:
         has = any(word.startswith("--pretrained_model_path=") for word in job.command)
         assert has == (job.needs is not None) == (job.labels["condition"] != "no pretraining")
@@ -119,6 +119,45 @@ def test_changed_settings_are_refused(ended, capsys):
     assert cli.main(["grid", "--config", str(config)]) == 2
     assert "holds a run with other settings" in capsys.readouterr().err
     written(ended)
+
+
+@pytest.mark.slow
+def test_seeds_at_once_come_to_what_each_alone_comes_to(tmp_path):
+    """Begun with one seed, killed in the middle with three, and gone on with."""
+    keys = {**SMALL, "controls": [], "seeds": [0, 3, 4]}
+    folder = {mode: tmp_path / mode for mode in ("alone", "together")}
+    for path in folder.values():
+        path.mkdir()
+    first = start(written(folder["together"], **{**keys, "seeds": [0]}))
+    assert first.wait() == 0, first.stdout.read().decode()
+    alone, together = written(folder["alone"], **keys), written(folder["together"], **keys, seeds_at_once=True)
+    killed = start(together)
+    while not list(folder["together"].rglob("cells/**/seed3/checkpoint-4")):
+        assert killed.poll() is None, killed.stdout.read().decode()
+        time.sleep(0.02)
+    killed.kill()
+    processes = [start(alone), start(together)]
+    assert [process.wait() for process in processes] == [0, 0], processes[1].stdout.read().decode()
+    assert max(finished(folder["together"]).values()) == 1
+    for seed in keys["seeds"]:
+        summaries = [path / "grid" / "cells" / "sorting" / "set-attention" / f"seed{seed}" for path in folder.values()]
+        read = [json.loads((path / "summary.json").read_text()) for path in summaries]
+        losses = [[row["loss"] for row in summary["evaluation"]] for summary in read]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        for summary in read:
+            sources = {row["source"] for row in summary["transfer"]} - {"-"}
+            assert sources
+            assert all(source.endswith(f"pretraining/set/seed{seed}/final") for source in sources)
+
+
+def test_seeds_at_once_are_one_process_for_each_condition():
+    config = GridConfig(**{**SMALL, "seeds": [5, 7], "seeds_at_once": True}, save_dir="x")
+    apart = GridConfig(**{**SMALL, "seeds": [5, 7]}, save_dir="x")
+    together, alone = jobs(config), jobs(apart)
+    assert len(together) == len(alone) / 2 == 6
+    assert all("--seeds=5,7" in job.command for job in together)
+    folders = [{job.run_dir(seed) for job in some for seed in job.seeds} for some in (together, alone)]
+    assert folders[0] == folders[1]
 
 
 @pytest.mark.slow
@@ -203,7 +242,7 @@ def test_a_grid_that_cannot_be_run_is_refused_before_anything_is(tmp_path, chang
 
 class Made(grid_report.Cell):
     def __init__(self, condition: str, seed: int, value: float, loss: list[float]):
-        self.task, self.condition, self.seed, self.value, self.floor = "task", condition, seed, value, 0.1
+        self.task, self.condition, self.value, self.floor = "task", condition, value, 0.1
         self.loss, self.tokens = np.array(loss), 100.0 * np.arange(len(loss))
         self.course = 1 - self.loss
 
