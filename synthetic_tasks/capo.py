@@ -209,9 +209,10 @@ class CapoTask(ExampleTask):
         return [0, *(ids[word] for word in bio.words(text)), 1]
 
     def texts(self, batch: Batch) -> list[str]:
-        """The text of each row."""
+        """The text of each row of ours, which is not checked as `decode` checks those of others."""
+        vocabulary = bio.language().vocabulary
         rows = zip(batch.input_ids.tolist(), self._lengths(batch).tolist(), strict=True)
-        return [self.decode(row[:length]) for row, length in rows]
+        return ["".join([vocabulary[token] for token in row[1 : length - 1]]) for row, length in rows]
 
     def examples(self, batch: Batch) -> list[Example]:
         rows = zip(self.texts(batch), super().examples(batch), strict=True)
