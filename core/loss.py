@@ -9,7 +9,7 @@ from torch.func import grad_and_value
 from torch.nn import functional as F
 
 LARGE_VOCABULARY = 4096  # from here on logits take more memory than everything else, and more time than they need
-ROWS_AT_A_TIME = {"cpu": 512, "cuda": 8192}  # positions whose logits then exist; fewer leave a GPU idle
+ROWS_AT_A_TIME = {"cpu": 256, "cuda": 4096}  # positions whose logits then exist; fewer leave a GPU idle
 
 
 def in_parts(x: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -48,8 +48,8 @@ def peak_of_update(model: GPT, batches: Sequence[SupervisedBatch], precision: st
     """Bytes of all tensors at the worst moment of an update on these micro-batches: weights, gradients, AdamW's
     moments, what is kept for the backward pass, and what passes. It takes a second and no memory, whatever the size.
 
-    On top comes what passes within one operation (for a vocabulary of GPT-2's size, up to 300 MiB in the loss), what
-    libraries take for themselves, and what an allocator cannot fill.
+    On top comes what passes within one operation (for a vocabulary of GPT-2's size, up to 150 MiB in the loss, on a GPU
+    3 GiB, or 1 if it is compiled), what libraries take for themselves, and what an allocator cannot fill.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with FakeCopyMode(fake):

@@ -123,7 +123,8 @@ def test_a_signal_to_any_rank_stops_all_once_everything_is_saved(server, tmp_pat
     (step,) = checkpoint.list_steps(run)[-1:]
     assert step == 13 or step == 14
     assert f"step {step} is saved" in outcomes[0].said
-    assert not outcomes[1].said, "one rank speaks for all"
+    own = [line for line in outcomes[1].said.splitlines() if not line.startswith("[Gloo]")]  # as of PyTorch 2.9
+    assert not own, "one rank speaks for all"
 
 
 # --- A rank is lost
