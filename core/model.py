@@ -116,9 +116,9 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None)
         return y.transpose(1, 2).flatten(2)
 
-    def split_heads(self, x: Tensor, parts: int) -> Tensor:
-        """(B, T, parts * C) to (parts, B, H, T, D)."""
-        return x.unflatten(2, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def split_heads(self, x: Tensor, parts: int) -> list[Tensor]:
+        """(B, T, parts * C) to as many (B, H, T, D). Split first, the gradient is put together by one copy, not two."""
+        return [part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in x.chunk(parts, dim=2)]
 
 
 class MLP(nn.Module):
