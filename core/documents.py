@@ -127,11 +127,19 @@ class LocalFiles(Documents):
             raise UserError(f"{path}: is no intact Parquet file: {str(error).splitlines()[0]}") from error
 
 
+REVISIONS = {  # commits of the data sets that configurations here name, so that a run can be repeated
+    "allenai/c4": "1588ec454efa1a09f29cd18ddd04fe05fc8653a2",
+    "codeparrot/codeparrot-clean-train": "3e6ab65f2864931e041f6a82db9b5a6ec2b71ab4",
+    "codeparrot/codeparrot-clean-valid": "4db92d2ec0c1b4c41eeb439cfae16854511d9dcd",
+    "roneneldan/TinyStories": "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
+}
+
+
 class HubDataset(Documents):
     """A data set of the Hugging Face hub, or a folder that `datasets` loads, as a stream that is not stored first.
 
-    `revision` is a commit, branch or tag; null takes what is the main branch at present. With `shuffle_buffer`, the
-    order is that of the library's shuffle with a buffer of so many documents, under `seed`.
+    `revision` is a commit, branch or tag; null takes that of REVISIONS, or what is the main branch at present. With
+    `shuffle_buffer`, the order is that of the library's shuffle with a buffer of so many documents, under `seed`.
     """
 
     def __init__(
@@ -145,7 +153,8 @@ class HubDataset(Documents):
         seed: int = 42,
     ):
         self.dataset, self.subset, self.split, self.text_column = dataset, subset, split, text_column
-        self.revision, self.shuffle_buffer, self.seed = revision, shuffle_buffer, seed
+        self.revision = revision or REVISIONS.get(dataset)
+        self.shuffle_buffer, self.seed = shuffle_buffer, seed
         self._version = ""
 
     @property

@@ -64,6 +64,15 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path, key: str) -> None:
+    """Raises UserError, naming the key, unless the folder is there then and can be written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".lock").open("a").close()
+    except OSError as error:
+        raise UserError(f"{key}: {path} cannot be written: {error.strerror}") from error
+
+
 @contextmanager
 def lock(folder: Path, waits: bool = False) -> Iterator[None]:
     """Holds a folder; raises UserError if another process does, or `waits` for it. The system frees it when a process

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 import torch
 from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
 
-from core import checkpoint, tracking
+from core import checkpoint, files, tracking
 from core.config import Config, Schema, home, resolve
 from core.distributed import World, join, pick_device
 from core.errors import UserError
@@ -107,11 +107,7 @@ class RunConfig(Config, ABC):
             raise UserError("compile: reduce-overhead replays CUDA graphs, which takes a GPU; without one use true")
         if self.wandb is not None:
             tracking.check_wandb(self.wandb_key)
-        try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            (self.run_dir / ".lock").open("a").close()
-        except OSError as error:
-            raise UserError(f"{self.folder_key}: {self.run_dir} cannot be written: {error.strerror}") from error
+        files.make_folder(self.run_dir, self.folder_key)
 
 
 class SavedRunConfig(RunConfig):

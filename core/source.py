@@ -20,6 +20,8 @@ class Verdict(Enum):
 
 
 class Source(Protocol):
+    goal: str = "mastery"  # what MASTERED ends a run for
+
     @property
     def ragged(self) -> bool:
         """Whether batches differ in length."""

@@ -47,8 +47,9 @@ class Writer:
     where to go on, and the result is the same byte for byte.
     """
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, about: dict[str, Any], say: Say):
+    def __init__(self, path: Path, tokenizer: Tokenizer, about: dict[str, Any], say: Say, ends: bool = True):
         self.path, self.tokenizer = path, tokenizer
+        self.ends = [tokenizer.end_of_text] if ends else []
         self.dtype = dtype_of(tokenizer.num_tokens)
         self.about = json.loads(json.dumps({"tokenizer": tokenizer.identity, **about}))
         self._record = path.with_name(f".{path.stem}.progress.json")
@@ -102,14 +103,14 @@ class Writer:
         return np.fromfile(_partial(self.path, ".doc"), DOCUMENT)["digest"]
 
     def append(self, texts: Sequence[str], digests: Sequence[bytes]) -> None:
-        progress, end = self.progress, np.uint32(self.tokenizer.end_of_text)
+        progress, ends = self.progress, np.array(self.ends, dtype=np.uint32)
         for text, ids, digest in zip(texts, self.tokenizer.encode(texts), digests, strict=True):
             row = np.array([(digest, len(text), len(text.encode()))], DOCUMENT)
             self._files[".idx"].write(progress.tokens.to_bytes(8, "little"))
-            self._files[".bin"].write(np.append(ids, end).astype(self.dtype).tobytes())
+            self._files[".bin"].write(np.concatenate([ids, ends]).astype(self.dtype).tobytes())
             self._files[".doc"].write(row.tobytes())
             progress.documents += 1
-            progress.tokens += len(ids) + 1
+            progress.tokens += len(ids) + len(ends)
             progress.characters += int(row["characters"][0])
             progress.bytes += int(row["bytes"][0])
 
@@ -126,7 +127,9 @@ class Writer:
             self.make_durable()
         progress = asdict(self.progress)
         del progress["is_complete"]
-        meta = publish(self.path, self.dtype, self.tokenizer.end_of_text, {**progress, **self.about})
+        placement = "after each document" if self.ends else "nowhere"
+        about = {"end_of_text_placement": placement, **progress, **self.about}
+        meta = publish(self.path, self.dtype, self.tokenizer.end_of_text, about)
         self._record.unlink(missing_ok=True)
         return meta
 
@@ -147,7 +150,6 @@ def publish(path: Path, dtype: np.dtype, end_of_text: int, about: dict[str, Any]
         "dtype": dtype.name,
         "byte_order": "little",
         "end_of_text": end_of_text,
-        "end_of_text_placement": "after each document",
         **about,
         "sha256": {suffix[1:]: sha256_of(part(path, suffix)) for suffix in PARTS},
     }
@@ -168,11 +170,12 @@ def write(
     most_tokens: int | None = None,
     exclude: Sequence[TokenFile] = (),
     settings: dict[str, Any] | None = None,
+    ends: bool = True,
     say: Say = tqdm.write,
 ) -> dict[str, Any]:
     """Writes the documents of a source, or its first `limit`, to `path`, a NAME.bin, and returns the meta.
 
-    With `most_tokens` it ends soon after so many tokens.
+    With `most_tokens` it ends soon after so many tokens. `ends`: the end-of-text token stands after each document.
 
     Texts are brought into Unicode's NFC. Blank ones, those that equal an earlier one but for white space, and those
     that stand in one of the files `exclude` are dropped, counted and said. Goes on where an earlier call was cut off.
@@ -180,9 +183,10 @@ def write(
     """
     chosen = {**(settings or {}), "limit": limit, "excluded": [file.digest for file in exclude]}
     chosen |= {"most_tokens": most_tokens} if most_tokens is not None else {}
+    chosen |= {} if ends else {"ends": False}
     about = {"source": source.identity(), "version": source.version(), "settings": chosen}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with Writer(path, tokenizer, about, say) as writer:
+    with Writer(path, tokenizer, about, say, ends) as writer:
         if not writer.progress.is_complete:
             seen = Digests([writer.digests(), *(file.documents["digest"] for file in exclude)])
             stream(writer, source, limit, seen, say, most_tokens)
@@ -257,7 +261,8 @@ def divide(whole: TokenFile, parts: dict[Path, np.ndarray]) -> None:
     """Writes token files that hold the documents of `whole` with the given numbers, ascending."""
     assert whole.meta is not None
     for path, numbers in parts.items():
-        about = {key: whole.meta[key] for key in ("tokenizer", "source", "version", "settings", "consumed", "dropped")}
+        kept = ("end_of_text_placement", "tokenizer", "source", "version", "settings", "consumed", "dropped")
+        about = {key: whole.meta[key] for key in kept}
         rows = whole.documents[numbers]
         counts = {name: int(rows[name].sum(dtype=np.uint64)) for name in ("characters", "bytes")}
         tokens = copy_documents(whole, numbers, path)

@@ -332,7 +332,7 @@ class Run:
             state.best_loss, state.evaluations_without_improvement = None, 0
             state.best_saved = self.saveable_loss = None
         elif verdict is Verdict.MASTERED:
-            state.stopped = "mastery"
+            state.stopped = phase.source.goal
         elif self.settings.patience and state.evaluations_without_improvement >= self.settings.patience:
             state.stopped = "patience"
         return verdict

@@ -27,7 +27,9 @@ class Text(Config):
     subset: str | None = Field(None, description="configuration of a data set of the hub")
     split: str = Field("train", min_length=1, description="split of a data set of the hub")
     text_column: str = Field("text", min_length=1, description="column of the text, where there are columns")
-    revision: str | None = Field(None, description="commit, branch or tag of a data set; null: what main is today")
+    revision: str | None = Field(
+        None, description="commit, branch or tag; null: a fixed one of TinyStories, else main of today"
+    )
     shuffle_buffer: int = Field(10_000, ge=0, description="of a data set's shuffled stream; 0: in its own order")
     source_path: list[str] | None = Field(
         None, description=f"files and folders of {LOCAL}, or the file of addresses of {SCRAPE}; null: the command's key"

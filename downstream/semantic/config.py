@@ -17,7 +17,6 @@ from downstream.semantic.problem_file import DIFFICULTIES
 MAY_GROW = ("max_steps",)
 DEFAULT_SIZE = "12_12_768"
 PUBLISHED = {"gpt2": "12_12_768", "gpt2-medium": "24_16_1024", "gpt2-large": "36_20_1280", "gpt2-xl": "48_25_1600"}
-C4_REVISION = "1588ec454efa1a09f29cd18ddd04fe05fc8653a2"
 
 
 class SemanticConfig(AdaptationConfig):
@@ -159,7 +158,10 @@ class TextConfig(SemanticConfig):
     text_column: str = Field("text", min_length=1, description="key of the text in .jsonl, .parquet and on the hub")
     dataset: str = Field(min_length=1, description="data set of the hub")
     dataset_config: str | None = Field(None, description="its configuration")
-    revision: str | None = Field(None, description="commit of the data set; null: the newest, which is noted")
+    revision: str | None = Field(
+        None,
+        description="commit; null: a fixed one of c4 and codeparrot, else the newest, which is noted",
+    )
     validation_dataset: str | None = Field(
         None, description="data set of the hub; null: the validation split of dataset"
     )
@@ -168,6 +170,7 @@ class TextConfig(SemanticConfig):
     validation_documents: int | None = Field(
         None, ge=1, description="of the hub, the first of the validation set; null: all"
     )
+    separate_documents: bool = Field(True, description="the end-of-text token stands after each document")
     eval_windows: int | None = Field(
         None, ge=1, description="rows measured on, spread over the validation set; null: all"
     )
@@ -185,7 +188,6 @@ class C4Config(TextConfig):
     )
     dataset: str = Field("allenai/c4", min_length=1, description="data set of the hub")
     dataset_config: str | None = Field("en", description="its configuration")
-    revision: str | None = Field(C4_REVISION, description="commit of the data set; null: the newest, which is noted")
     validation_documents: int | None = Field(
         1000, ge=1, description="of the hub, the first of the validation set; null: all"
     )

@@ -44,6 +44,8 @@ def check_passes(corpus: Corpus, config: SemanticConfig) -> None:
 class StopsAtPerplexity(Source):
     """A source that ends the run once the validation perplexity is below a limit."""
 
+    goal = "perplexity"
+
     def __init__(self, of: Source, limit: float | None):
         self._of, self._limit = of, limit
 

@@ -92,7 +92,7 @@ def prepare(folders: dict[str, Path], prepared: Path) -> Problems:
     stats = [(r, str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for r, fs in listed.items() for f in fs]
     key = hashlib.blake2b(json.dumps([_FORMAT, stats]).encode(), digest_size=8).hexdigest()
     folder = prepared / f"mathematics-{key}"
-    prepared.mkdir(parents=True, exist_ok=True)
+    files.make_folder(prepared, "prepared_dir")
     with files.lock(prepared, waits=True):  # of several processes one does it
         if not (folder / "meta.json").exists():
             partial = prepared / f".{folder.name}.partial"

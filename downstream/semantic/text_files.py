@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from core.config import home
 from core.documents import Documents
 from core.errors import UserError
-from core.files import lock
+from core.files import lock, make_folder
 from core.token_files import TokenFile
 from core.token_writer import write
 from core.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ def make_ready(config: TextConfig, rows: int) -> Ready:
         tokenizer = tokenizer_of(config, found.train, folder)
         path = folder / "validation.bin"
         if not is_whole(path):
-            write(path, found.validation, tokenizer, limit=limits.validation_documents)
+            write(path, found.validation, tokenizer, limit=limits.validation_documents, ends=config.separate_documents)
         validation = opened(path, tokenizer, found.validation)
         path = folder / "train.bin"
         if not is_whole(path):
@@ -54,6 +54,7 @@ def make_ready(config: TextConfig, rows: int) -> Ready:
                 limit=limits.documents,
                 most_tokens=limits.tokens,
                 exclude=[validation],
+                ends=config.separate_documents,
             )
         return Ready(tokenizer, opened(path, tokenizer, found.train), validation, found.held_out)
 
@@ -69,9 +70,10 @@ def folder_of(config: TextConfig, found: Sources, limits: Limits) -> Path:
     """Named by all that decides on what is in it."""
     settings: list[Any] = [config.text_column, config.tokenizer, *limits]
     settings += [config.vocab_size] if config.tokenizer == "train" else []
+    settings += [] if config.separate_documents else ["not separated"]
     key = hashlib.blake2b(json.dumps([found.key, settings]).encode(), digest_size=8).hexdigest()
     folder = home(config.prepared_dir) / f"{config.name}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "prepared_dir")
     return folder
 
 

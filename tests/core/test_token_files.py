@@ -58,6 +58,15 @@ def test_the_file_is_the_documents_with_an_end_after_each_as_plain_numpy_reads_t
     assert TokenFile(path, BYTES).documents["bytes"].tolist() == [2, 2, 3]
 
 
+def test_documents_may_follow_each_other_without_an_end(tmp_path):
+    path = tmp_path / "x.bin"
+    meta = write(path, Given(["ab", "c"]), BYTES, ends=False, **SILENT)
+    assert np.memmap(path, np.uint16, mode="r").tolist() == [*b"abc"]
+    assert np.fromfile(part(path, ".idx"), np.uint64).tolist() == [0, 2]
+    assert (meta["tokens"], meta["end_of_text_placement"]) == (3, "nowhere")
+    assert write(tmp_path / "y.bin", Given(["ab"]), BYTES, **SILENT)["end_of_text_placement"] == "after each document"
+
+
 def test_a_vocabulary_that_does_not_fit_into_two_bytes_gets_four(tmp_path):
     class Large(tokenizer.Bytes):
         num_tokens, end_of_text = 100_000, 99_999

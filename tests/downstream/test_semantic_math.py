@@ -103,7 +103,7 @@ def test_transfer_takes_attention_mlps_and_layer_norms_by_default_and_freezes_wh
 
 def test_a_run_ends_below_a_perplexity(train):
     result = summary(train(early_stopping_perplexity=1000))
-    assert (result["stopped"], result["step"]) == ("mastery", 6)
+    assert (result["stopped"], result["step"]) == ("perplexity", 6)
 
 
 @pytest.mark.parametrize("form", [{"end_token": "false"}, {"isolated": "true"}, {"positions": "rope"}])

@@ -122,9 +122,29 @@ def test_what_is_ready_is_not_made_again(train, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "prepared").rglob("*.bin")} == before
 
 
+def test_documents_need_no_end_between_them(train, tmp_path):
+    train("with")
+    without = summary(train("without", separate_documents="false"))["data"]["training"]
+    files = sorted((tmp_path / "prepared").rglob("train.bin"), key=lambda path: path.stat().st_size)
+    assert len(files) == 2
+    less, more = (TokenFile(path) for path in files)
+    assert len(more) - len(less) == without["documents"]
+    assert 256 not in less.tokens
+    assert (more.tokens[:] == 256).sum() == without["documents"]
+
+
+@pytest.mark.parametrize("verb", ["c4", "math"])
+def test_a_folder_for_data_that_cannot_be_made_is_said(english, archive, tmp_path, capsys, verb):
+    (tmp_path / "file").write_text("")
+    keys = {"data": archive if verb == "math" else english, "tokenizer": None if verb == "math" else "bytes"}
+    keys |= {"prepared_dir": tmp_path / "file" / "prepared", "save_dir": tmp_path / "run"}
+    assert cli.main([verb, *words(**{key: value for key, value in keys.items() if value is not None})]) == 2
+    assert f"error: prepared_dir: {tmp_path}/file/prepared" in capsys.readouterr().err
+
+
 def test_a_run_ends_below_a_perplexity(train):
     result = summary(train(early_stopping_perplexity=500))
-    assert (result["stopped"], result["step"]) == ("mastery", 6)
+    assert (result["stopped"], result["step"]) == ("perplexity", 6)
 
 
 @pytest.mark.slow
