@@ -38,13 +38,25 @@ class Batch(NamedTuple):
         return SupervisedBatch.of(read)._replace(padding=padding)
 
 
+class Rows(NamedTuple):
+    """Rows that share contexts, each of which sees itself alone: R rows, the longest of L tokens.
+
+    Attention goes through them side by side where `gather` says how, which beside long contexts takes little, else by a
+    mask made of `starts`.
+    """
+
+    starts: Tensor  # int64 (B, T): where the row of each token begins
+    gather: Tensor | None = None  # int64 (R, L): each row's tokens among the flattened (B * T), its last one repeated
+    scatter: Tensor | None = None  # int64 (B * T,): where each token is among the flattened (R * L)
+
+
 class SupervisedBatch(NamedTuple):
     """A batch as the model takes it. Listing the positions here, on the CPU, spares the GPU a synchronisation."""
 
     input_ids: Tensor  # int64 (B, T)
     positions: Tensor  # int64 (N,), ascending indices into the flattened (B * T) tokens
     labels: Tensor  # int64 (N,), the token to predict at each of them
-    starts: Tensor | None = None  # int64 (B, T): where the row of each token begins, if rows share contexts
+    rows: Rows | None = None  # if rows share contexts
     rows_inside: int | None = None  # examples in it, if rows share contexts
     padding: int = 0  # tokens that only fill rows up
     first: int = 0  # column before which nothing is scored
@@ -85,9 +97,9 @@ class SupervisedBatch(NamedTuple):
 
     def mapped(self, move: Callable[[Tensor], Tensor]) -> "SupervisedBatch":
         """The same batch, but for each tensor what `move` makes of it."""
-        starts = None if self.starts is None else move(self.starts)
+        rows = None if self.rows is None else Rows(*(None if x is None else move(x) for x in self.rows))  # type: ignore[arg-type]
         ids, positions, labels = move(self.input_ids), move(self.positions), move(self.labels)
-        return self._replace(input_ids=ids, positions=positions, labels=labels, starts=starts)
+        return self._replace(input_ids=ids, positions=positions, labels=labels, rows=rows)
 
     def pinned(self, device: torch.device) -> "SupervisedBatch":
         """In memory from which `device` can be fed without waiting."""

@@ -76,7 +76,7 @@ def score_each(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
 
 def _of_tokens(model: LanguageModel, batch: SupervisedBatch) -> tuple[Tensor, Tensor]:
     """Loss in nats of each scored position, float64 (N,), and whether its likeliest token is right, bool (N,)."""
-    hidden = model.hidden(batch.input_ids, batch.positions, batch.starts, batch.first)
+    hidden = model.hidden(batch.input_ids, batch.positions, batch.rows, batch.first)
     parts = []
     for x, labels in in_parts(hidden, batch.labels):
         logits = model.head(x).float()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 
-from core.batch import SupervisedBatch
+from core.batch import Rows, SupervisedBatch
 from core.loss import cross_entropy_sum
 
 INIT_STD = 0.02  # GPT-2's value (Radford et al., 2019, released code)
@@ -97,13 +97,15 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None = None, first: int = 0
+        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, seen: Tensor | Rows | None = None, first: int = 0
     ) -> Tensor:
         """What positions from `first` on read, (B, T - first, C), before `proj`, which `Block` applies where needed.
 
-        x is (B, T, C), a mask (..., T, T).
+        x is (B, T, C). `seen`: which tokens each sees, a mask (..., T, T), or rows, each of which sees itself.
         """
-        _, T, C = x.shape
+        if isinstance(seen, Rows):
+            return self.by_row(x, rotation, seen)[:, first:]
+        (_, T, C), mask = x.shape, seen
         if first:
             (q,) = self.split_heads(self.qkv(x[:, first:], slice(C)), 1)  # (B, H, T - first, D)
             k, v = self.split_heads(self.qkv(x, slice(C, None)), 2)
@@ -112,6 +114,20 @@ class Attention(nn.Module):
             q, k, v = self.split_heads(self.qkv(x), 3)  # each (B, H, T, D)
         if rotation is not None:
             q, k = rotate(q, *(part[..., first:, :] for part in rotation)), rotate(k, *rotation)
+        return self.read(q, k, v, mask)
+
+    def by_row(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, rows: Rows) -> Tensor:
+        """Of rows that share contexts: each by itself beside the others, (R, L), so that attention needs no mask."""
+        assert rows.gather is not None
+        assert rows.scatter is not None
+        tokens = self.qkv(x).flatten(0, 1).index_select(0, rows.gather.flatten())
+        q, k, v = self.split_heads(tokens.unflatten(0, tuple(rows.gather.shape)), 3)
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
+        return self.read(q, k, v).flatten(0, 1).index_select(0, rows.scatter).view_as(x)
+
+    def read(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, H, T, D) each to (B, T, H * D)."""
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None)
         return y.transpose(1, 2).flatten(2)
@@ -143,14 +159,14 @@ class Block(nn.Module):
         x: Tensor,
         rotation: tuple[Tensor, Tensor] | None,
         positions: Tensor | None = None,
-        mask: Tensor | None = None,
+        seen: Tensor | Rows | None = None,
         first: int = 0,
     ) -> Tensor:
         """(B, T, C) to (B, T, C), or to (N, C) for `positions` (N,), indices into the flattened (B * T).
 
         None of `positions` may lie before the column `first`, whose queries are not computed.
         """
-        read = self.attn(self.ln_1(x), rotation, mask, first)
+        read = self.attn(self.ln_1(x), rotation, seen, first)
         if positions is not None:
             if first:
                 positions = positions - (positions // x.shape[1] + 1) * first
@@ -172,13 +188,13 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def hidden(
-        self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None, first: int = 0
+        self, input_ids: Tensor, positions: Tensor | None = None, rows: Rows | None = None, first: int = 0
     ) -> Tensor:
         """What `head` turns into logits: (B, T, C), or (N, C) for `positions` (N,), indices into the flattened (B * T).
 
         None of `positions` lies before the column `first`, so that a model may do without what only those before need.
-        Where several rows share a context, `starts` (B, T) says where the row of each token begins: positions count
-        from there, and nothing before it is seen. Then it is rows, not contexts, that must fit into `n_positions`.
+        Where several `rows` share a context, each counts its own positions and sees itself alone. Then it is rows, not
+        contexts, that must fit into `n_positions`.
         """
 
     @abstractmethod
@@ -194,7 +210,7 @@ class LanguageModel(nn.Module, ABC):
         self,
         input_ids: Tensor,
         positions: Tensor | None = None,
-        starts: Tensor | None = None,
+        rows: Rows | None = None,
         labels: Tensor | None = None,
         first: int = 0,
     ) -> Tensor:
@@ -202,7 +218,7 @@ class LanguageModel(nn.Module, ABC):
 
         The loss is the cross-entropy in nats summed over the positions, float32, as of `core.loss`.
         """
-        x = self.hidden(input_ids, positions, starts, first)
+        x = self.hidden(input_ids, positions, rows, first)
         return self.head(x) if labels is None else cross_entropy_sum(x, self.head.weight, labels, self.compiles)
 
     def through(self, block: nn.Module, *inputs: Any) -> Tensor:
@@ -255,31 +271,30 @@ class GPT(LanguageModel):
                 parameter.fill_(1.0)  # LayerNorm's gain
 
     def hidden(
-        self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None, first: int = 0
+        self, input_ids: Tensor, positions: Tensor | None = None, rows: Rows | None = None, first: int = 0
     ) -> Tensor:
         """As in `LanguageModel`. Positions that are not asked for end in the last block, once others have read them:
         with an answer half as long as the sequence, half of that block's queries and MLP and of the head is never
         computed.
         """
         length = input_ids.shape[1]
-        if starts is None and length > self.config.n_positions:
+        if rows is None and length > self.config.n_positions:
             raise ValueError(
                 f"a sequence of {length} tokens is longer than the {self.config.n_positions} positions of the model"
             )
         x = self.wte(input_ids)
-        place, mask = own_rows(starts) if starts is not None else (slice(length), None)
+        place = slice(length) if rows is None else own_positions(rows.starts)
+        seen = None if rows is None else rows if rows.gather is not None else own_rows(rows.starts)
         rotation = None
         if self.config.positions == "learned":
             x = self.add_positions(x, place)
         else:
-            rotation = (self.cos[place], self.sin[place])
-            if starts is not None:
-                rotation = (rotation[0].unsqueeze(1), rotation[1].unsqueeze(1))  # the same for all heads
+            rotation = self.rotation(place, rows)
         x = self.dropout(x)
         *body, last = self.blocks
         for block in body:
-            x = self.through(block, x, rotation, None, mask)
-        x = self.through(last, x, rotation, positions, mask, first)
+            x = self.through(block, x, rotation, None, seen)
+        x = self.through(last, x, rotation, positions, seen, first)
         return self.ln_f(x)
 
     def add_positions(self, x: Tensor, place: slice | Tensor) -> Tensor:
@@ -292,6 +307,15 @@ class GPT(LanguageModel):
         if self.config.tokens_per_number > 1:
             table = (table.unsqueeze(-2) + self.wde.weight.unsqueeze(-3)).flatten(-3, -2)  # (numbers, digits, C)
         return table[..., : self.config.n_positions, :]
+
+    def rotation(self, place: slice | Tensor, rows: Rows | None) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of what attention looks at: whole contexts, their tokens one by one, or rows."""
+        if rows is None:
+            return self.cos[place], self.sin[place]
+        if rows.gather is not None:
+            longest = rows.gather.shape[1]
+            return self.cos[:longest], self.sin[:longest]
+        return self.cos[place].unsqueeze(1), self.sin[place].unsqueeze(1)  # the same for all heads
 
     def compile_blocks(self) -> None:
         """Compiles each block in place. Blocks share their code, so this is paid once, and once more for the last one,
@@ -312,14 +336,19 @@ class GPT(LanguageModel):
         return self.config.dropout > 0
 
 
-def own_rows(starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Each token's position in its row, int64 (B, T), and which tokens it sees, bool (B, 1, T, T)."""
+def own_positions(starts: Tensor) -> Tensor:
+    """Each token's position in its row, int64 (B, T)."""
+    return torch.arange(starts.shape[1], device=starts.device) - starts
+
+
+def own_rows(starts: Tensor) -> Tensor:
+    """Which tokens each sees, bool (B, 1, T, T)."""
     index = torch.arange(starts.shape[1], device=starts.device)
     is_earlier = index[:, None] >= index
     is_same_row = starts[:, :, None] == starts[:, None, :]
-    return index - starts, (is_same_row & is_earlier).unsqueeze(1)
+    return (is_same_row & is_earlier).unsqueeze(1)
 
 
 def loss_sum(model: nn.Module, batch: SupervisedBatch) -> Tensor:
     """Cross-entropy in nats, summed over the scored positions of the batch, float32."""
-    return model(batch.input_ids, batch.positions, batch.starts, batch.labels, batch.first)
+    return model(batch.input_ids, batch.positions, batch.rows, batch.labels, batch.first)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from core.batch import IGNORE, Batch, SupervisedBatch, row_lengths
+from core.batch import IGNORE, Batch, Rows, SupervisedBatch, row_lengths
 
 
 def packed(batch: Batch, length: int, pad_token: int | None) -> SupervisedBatch:
@@ -30,7 +30,30 @@ def packed(batch: Batch, length: int, pad_token: int | None) -> SupervisedBatch:
 
     whole = SupervisedBatch.of(Batch(*(torch.from_numpy(x.reshape(-1, length)) for x in (packed_ids, packed_targets))))
     padding = shape - int(lengths.sum())
-    return whole._replace(starts=torch.from_numpy(starts.reshape(-1, length)), rows_inside=len(ids), padding=padding)
+    is_token = np.zeros(shape, dtype=np.bool_)
+    is_token[place] = True
+    rows = rows_of(starts.reshape(-1, length), is_token)
+    return whole._replace(rows=rows, rows_inside=len(ids), padding=padding)
+
+
+def rows_of(starts: np.ndarray, is_token: np.ndarray | None = None) -> Rows:
+    """The rows that begin at `starts`, int64 (B, T). `is_token`, bool (B * T): the others only fill up.
+
+    To have each row by itself is worth it where that makes at most half as many pairs of tokens as whole contexts do.
+    """
+    B, T = starts.shape
+    first = np.flatnonzero(starts == np.arange(T))  # of each row, among the flattened
+    lengths = np.diff(np.append(first, B * T))
+    if is_token is not None:
+        first, lengths = first[is_token[first]], lengths[is_token[first]]
+    R, L = len(first), int(lengths.max(initial=0))
+    if 2 * R * L * L > B * T * T:
+        return Rows(torch.from_numpy(starts))
+    gather = first[:, None] + np.minimum(np.arange(L), lengths[:, None] - 1)
+    scatter = np.zeros(B * T, dtype=np.int64)
+    inside = np.arange(L) < lengths[:, None]
+    scatter[gather[inside]] = np.flatnonzero(inside)
+    return Rows(torch.from_numpy(starts), torch.from_numpy(gather), torch.from_numpy(scatter))
 
 
 def _first_fit(lengths: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.batch import IGNORE, SupervisedBatch
+from core.batch import IGNORE, Rows, SupervisedBatch
 from core.loss import LARGE_VOCABULARY, cross_entropy_sum
 from core.model import GPT, LanguageModel, Linear
 
@@ -98,12 +98,12 @@ class StackedGPT(GPT):
         self,
         input_ids: Tensor,
         positions: Tensor | None = None,
-        starts: Tensor | None = None,
+        rows: Rows | None = None,
         labels: Tensor | None = None,
         first: int = 0,
     ) -> Tensor:
         """As GPT's, of a batch that `side_by_side` made; given labels, the loss of each model, (N,)."""
-        x = self.hidden(input_ids, positions, starts, first)
+        x = self.hidden(input_ids, positions, rows, first)
         if labels is None:
             return self.head(x)
         if self.num_tokens >= LARGE_VOCABULARY:

@@ -8,6 +8,7 @@ import torch
 
 from core import rng
 from core.batch import IGNORE, Batch, SupervisedBatch
+from core.packing import rows_of
 from core.source import Source
 from core.token_files import TokenFile
 
@@ -127,7 +128,7 @@ def inside_documents(batch: Batch, borders: Sequence[np.ndarray]) -> SupervisedB
         targets[row, torch.from_numpy(places - 1)] = IGNORE
     np.maximum.accumulate(starts, axis=1, out=starts)
     supervised = SupervisedBatch.of(Batch(batch.input_ids, targets))
-    return supervised._replace(starts=torch.from_numpy(starts))
+    return supervised._replace(rows=rows_of(starts))
 
 
 def evaluation_windows(

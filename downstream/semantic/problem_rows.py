@@ -6,10 +6,10 @@ from math import gcd
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from core import rng
 from core.batch import IGNORE, Batch, SupervisedBatch
+from core.packing import rows_of
 from core.source import Source
 from downstream.semantic.problem_file import BOS, DIFFICULTIES, END, PAD, SEP, Group, Problems
 
@@ -111,7 +111,9 @@ class ProblemRows(Source):
         row = np.repeat(np.arange(stop - start), np.diff(bounds))  # of each problem
         numbers = self.stream.numbers(np.arange(bounds[0], bounds[-1]))
         batch, starts = written(self.problems, numbers, row, self.seq_length, self.end_token)
-        return SupervisedBatch.of(batch)._replace(starts=starts) if self.isolated else batch
+        if not self.isolated:
+            return batch
+        return SupervisedBatch.of(batch)._replace(rows=rows_of(starts, (batch.input_ids != PAD).flatten().numpy()))
 
 
 def row_lengths(problems: Problems, numbers: np.ndarray, end_token: bool) -> np.ndarray:
@@ -121,7 +123,7 @@ def row_lengths(problems: Problems, numbers: np.ndarray, end_token: bool) -> np.
 
 def written(
     problems: Problems, numbers: np.ndarray, row: np.ndarray, width: int, end_token: bool
-) -> tuple[Batch, Tensor]:
+) -> tuple[Batch, np.ndarray]:
     """Problems one after the other in the rows that `row`, ascending, says; the answers, with their end, are scored.
 
     Beside them, int64 (B, width), the column where the problem of each token begins; a pad is one by itself.
@@ -148,4 +150,4 @@ def written(
     input_ids[at], starts[at] = tokens, begins[of]
     is_asked = (column >= separator) & (column < lengths[of] - 1)
     targets[at[0][is_asked], at[1][is_asked]] = tokens[1:][is_asked[:-1]]
-    return Batch(torch.from_numpy(input_ids), torch.from_numpy(targets)), torch.from_numpy(starts)
+    return Batch(torch.from_numpy(input_ids), torch.from_numpy(targets)), starts

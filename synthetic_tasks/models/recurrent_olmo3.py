@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.batch import Rows
 from core.files import write_tensors
 from core.hf import UnreadableModel, fill, read_weights
 from core.loss import cross_entropy_sum
-from core.model import LanguageModel, own_rows
+from core.model import LanguageModel, own_positions, own_rows
 from synthetic_tasks.models.olmo3_config import Act, Olmo3Shape, Recurrence
 
 RECURRENT = "recurrent.safetensors"  # the weights that plain OLMo 3 does not have
@@ -151,34 +152,34 @@ class RecurrentOLMo3(LanguageModel):
         self,
         input_ids: Tensor,
         positions: Tensor | None = None,
-        starts: Tensor | None = None,
+        rows: Rows | None = None,
         labels: Tensor | None = None,
         first: int = 0,
     ) -> Tensor:
         """As in `LanguageModel`; with ACT the loss is the weighted one of every loop, and to it comes the weights'
         divergence from equal ones, once for each position."""
         if labels is None or not self.recurrence.act.enabled:
-            return super().forward(input_ids, positions, starts, labels, first)
-        return self._act_loss(list(self.steps(input_ids, positions, starts)), labels)
+            return super().forward(input_ids, positions, rows, labels, first)
+        return self._act_loss(list(self.steps(input_ids, positions, rows)), labels)
 
     def hidden(
-        self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None, first: int = 0
+        self, input_ids: Tensor, positions: Tensor | None = None, rows: Rows | None = None, first: int = 0
     ) -> Tensor:
         """What `head` turns into logits: after the last loop, or if tokens halt on their own (`halting: token`) after
         the first loop at which a token's weights reach one half. (B, T, C), or (N, C) for `positions`."""
         act = self.recurrence.act
         if not (act.enabled and act.halting == "token"):
-            *_, last = self.steps(input_ids, positions, starts)
+            *_, last = self.steps(input_ids, positions, rows)
             return last
-        steps = torch.stack(list(self.steps(input_ids, positions, starts)))  # (loops, ..., C)
+        steps = torch.stack(list(self.steps(input_ids, positions, rows)))  # (loops, ..., C)
         halted = self.exit_weights(steps).cumsum(dim=0) >= 0.5
         chosen = halted.int().argmax(dim=0)
         return steps.gather(0, chosen[None, ..., None].expand(1, *steps.shape[1:])).squeeze(0)
 
-    def steps(self, input_ids: Tensor, positions: Tensor | None, starts: Tensor | None) -> Iterator[Tensor]:
+    def steps(self, input_ids: Tensor, positions: Tensor | None, rows: Rows | None) -> Iterator[Tensor]:
         """The decoded state after each loop that is of use: after all of them with ACT, otherwise after the last."""
         e, d = self.recurrence.encoder_layers, len(self.layers) - self.recurrence.decoder_layers
-        views = self._views(input_ids, starts)
+        views = self._views(input_ids, rows)
         encoded = self.embed_tokens(input_ids)
         for layer, kind in zip(self.layers[:e], self.shape.types[:e], strict=True):
             encoded = self.through(layer, encoded, views[kind])
@@ -220,15 +221,18 @@ class RecurrentOLMo3(LanguageModel):
         noise = torch.randn(encoded.shape[1:], generator=torch.Generator().manual_seed(EVALUATION_SEED))
         return (noise * std).to(encoded).expand_as(encoded)  # the same for every row, whatever the batch
 
-    def _views(self, input_ids: Tensor, starts: Tensor | None) -> dict[str, View]:
+    def _views(self, input_ids: Tensor, rows: Rows | None) -> dict[str, View]:
         T, longest = input_ids.shape[1], self.shape.max_position_embeddings
-        if starts is None and longest < T:
+        if rows is None and longest < T:
             raise ValueError(f"a sequence of {T} tokens is longer than the {longest} positions of the model")
-        place, seen = own_rows(starts) if starts is not None else (slice(T), None)
+        place: slice | Tensor = slice(T)
+        seen = None
+        if rows is not None:
+            place, seen = own_positions(rows.starts), own_rows(rows.starts)
         views: dict[str, View] = {}
         for kind in set(self.shape.types):
             cos, sin = (getattr(self, f"{kind}_{part}")[place] for part in ("cos", "sin"))
-            if starts is not None:
+            if rows is not None:
                 cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
             mask = seen
             if kind == "sliding_attention" and self.shape.sliding_window < T:

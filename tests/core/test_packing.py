@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.batch import IGNORE, Batch
+from core.batch import IGNORE, Batch, Rows
 from core.model import GPT, GPTConfig, loss_sum
 from core.packing import packed
 
@@ -29,7 +29,7 @@ def rows_of(batch) -> list[tuple[list[int], list[tuple[int, int]]]]:
     labels = dict(zip(batch.positions.tolist(), batch.labels.tolist(), strict=True))
     rows = []
     for context in range(B):
-        ids, starts = batch.input_ids[context].tolist(), batch.starts[context].tolist()
+        ids, starts = batch.input_ids[context].tolist(), batch.rows.starts[context].tolist()
         for start in sorted(set(starts)):
             inside = [t for t in range(T) if starts[t] == start]
             assert inside == list(range(start, start + len(inside)))
@@ -56,11 +56,13 @@ def test_every_row_is_there_once_with_its_targets(lengths, room):
 
 
 @pytest.mark.parametrize("positions", ["learned", "rope"])
-def test_logits_and_gradients_are_those_of_the_rows_by_themselves(positions):
+@pytest.mark.parametrize(("room", "is_by_row"), [(20, False), (60, True)])
+def test_logits_and_gradients_are_those_of_the_rows_by_themselves(positions, room, is_by_row):
     batch = ragged([3, 12, 7, 1, 5, 5, 12, 2, 9])
     one, other = (GPT(GPTConfig(**SHAPE, positions=positions)) for _ in range(2))
-    plain, together = batch.supervised(), packed(batch, 20, PAD)
+    plain, together = batch.supervised(), packed(batch, room, PAD)
     assert len(together.input_ids) < len(batch.input_ids)
+    assert (together.rows.gather is not None) == is_by_row
     losses = loss_sum(one, plain), loss_sum(other, together)
     torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-6)
     for loss in losses:
@@ -69,12 +71,31 @@ def test_logits_and_gradients_are_those_of_the_rows_by_themselves(positions):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-5)
 
 
-def test_a_token_sees_its_own_row_and_nothing_else():
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=40), st.integers(12, 200))
+def test_rows_by_themselves_hold_each_token_once(lengths, room):
+    batch = packed(ragged(lengths), room, PAD)
+    rows, is_token = batch.rows, batch.input_ids.flatten() != PAD
+    if rows.gather is None:
+        assert 2 * len(lengths) * max(lengths) ** 2 > len(batch.input_ids) * room**2
+        return
+    place = torch.arange(len(is_token))[is_token]
+    assert torch.equal(rows.gather.flatten()[rows.scatter][is_token], place)
+    assert sorted(rows.scatter[is_token].tolist()) == sorted(set(rows.scatter[is_token].tolist()))
+    column = place % room - rows.starts.flatten()[is_token]
+    assert torch.equal(rows.scatter[is_token] % max(lengths), column)
+
+
+@pytest.mark.parametrize("is_by_row", [False, True])
+def test_a_token_sees_its_own_row_and_nothing_else(is_by_row):
     model = GPT(GPTConfig(**SHAPE))
     batch = packed(ragged([4, 4, 4]), 12, PAD)
+    assert batch.rows.gather is not None
+    if not is_by_row:
+        batch = batch._replace(rows=Rows(batch.rows.starts))
     changed = batch.input_ids.clone()
     changed[0, 5] = (changed[0, 5] + 1) % PAD
-    before, after = (model(ids, None, batch.starts)[0] for ids in (batch.input_ids, changed))
+    before, after = (model(ids, None, batch.rows)[0] for ids in (batch.input_ids, changed))
     is_same = torch.isclose(before, after).all(dim=1).tolist()
     assert is_same == [True] * 5 + [False] * 3 + [True] * 4
 

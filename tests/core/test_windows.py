@@ -115,7 +115,7 @@ def test_document_mask_knows_the_document_of_every_token(lengths, length, begin)
         targets.append(IGNORE if window[column] == 0 else window[column + 1])
         start = column + 1 if window[column] == 0 else start
     assert batch.input_ids[0].tolist() == window[:-1]
-    assert batch.starts[0].tolist() == starts
+    assert batch.rows.starts[0].tolist() == starts
     scored = [(place, target) for place, target in enumerate(targets) if target != IGNORE]
     assert list(zip(batch.positions.tolist(), batch.labels.tolist(), strict=True)) == scored
 

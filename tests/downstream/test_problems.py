@@ -211,7 +211,7 @@ def test_an_isolated_problem_is_predicted_as_if_it_stood_alone(problems):
     model = GPT(GPTConfig(num_tokens=100, n_positions=64, n_layer=2, n_head=2, n_embd=16), seed=1).eval()
     source = ProblemRows(problems, 0, 64, True, isolated=True)
     batch = source.batch("train", 0, 4)
-    logits = model(batch.input_ids, batch.positions, batch.starts)
+    logits = model(batch.input_ids, batch.positions, batch.rows)
     bounds = source.bounds(0, 4)
     numbers = source.stream.numbers(np.arange(bounds[-1]))
     alone = []
@@ -267,7 +267,7 @@ def test_every_character_of_an_answer_counts(tmp_path):
             super().__init__()
             self.says = torch.tensor([*encode(says), END])
 
-        def hidden(self, input_ids, positions, starts=None, first=0):
+        def hidden(self, input_ids, positions, rows=None, first=0):
             return torch.nn.functional.one_hot(self.says[positions - positions[0]], 100).float()
 
         def head(self, x):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.batch import IGNORE
+from core.batch import IGNORE, Rows
 from core.model import LanguageModel
 from core.source import TaskSource
 from synthetic_tasks import _exam as exam
@@ -38,7 +38,7 @@ class Recites(LanguageModel):
                 self._next.setdefault(tuple(row[:t]), row[t])
 
     def hidden(
-        self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None, first: int = 0
+        self, input_ids: Tensor, positions: Tensor | None = None, rows: Rows | None = None, first: int = 0
     ) -> Tensor:
         T = input_ids.shape[1]
         rows = input_ids.tolist()
@@ -190,7 +190,7 @@ class SaysHe(Recites):
     """Takes everybody for a man and knows nothing else."""
 
     def hidden(
-        self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None, first: int = 0
+        self, input_ids: Tensor, positions: Tensor | None = None, rows: Rows | None = None, first: int = 0
     ) -> Tensor:
         x = torch.zeros(len(positions), self.num_tokens)
         x[:, [ids[0] for ids in CapoTask().pronouns]] = 1
@@ -228,7 +228,7 @@ class KnowsTheLaw(LanguageModel):
             self.head.weight.copy_(torch.eye(task.num_tokens))
 
     def hidden(
-        self, input_ids: Tensor, positions: Tensor | None = None, starts: Tensor | None = None, first: int = 0
+        self, input_ids: Tensor, positions: Tensor | None = None, rows: Rows | None = None, first: int = 0
     ) -> Tensor:
         T = input_ids.shape[1]
         laws = [self.task.law(input_ids[p // T, 1 : p % T + 1].tolist())[-1] for p in positions.tolist()]
