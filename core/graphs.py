@@ -44,6 +44,8 @@ class Graphed:
         self.recordings: dict[Shapes, Recording | None] = {}
 
     def __call__(self, batches: list[SupervisedBatch]) -> tuple[Tensor, Tensor]:
+        if any(batch.rows is not None for batch in batches):
+            raise UserError("compile: reduce-overhead needs batches of one shape, but rows share contexts; use true")
         shapes = tuple((batch.input_ids.shape, batch.labels.shape, batch.first) for batch in batches)
         if shapes not in self.recordings:
             self.recordings[shapes] = None
