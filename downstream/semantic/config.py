@@ -14,7 +14,6 @@ from core.transfer import Component, Embedding
 from downstream.adaptation import AdaptationConfig
 from downstream.semantic.problem_file import DIFFICULTIES
 
-MAY_GROW = ("max_steps",)
 DEFAULT_SIZE = "12_12_768"
 PUBLISHED = {"gpt2": "12_12_768", "gpt2-medium": "24_16_1024", "gpt2-large": "36_20_1280", "gpt2-xl": "48_25_1600"}
 
@@ -99,6 +98,11 @@ class SemanticConfig(AdaptationConfig):
         return self
 
     @property
+    def may_grow(self) -> Sequence[str]:
+        """Keys that may be larger on resume."""
+        return ("max_steps",)
+
+    @property
     def updates(self) -> int:
         return self.max_steps
 
@@ -178,6 +182,11 @@ class TextConfig(SemanticConfig):
         "gpt2", min_length=1, description="gpt2, bytes, train, the path of one, or the name of one on the hub"
     )
     vocab_size: int = Field(32_768, ge=300, description="tokens of a tokenizer that is trained on the training data")
+
+    @property
+    def may_grow(self) -> Sequence[str]:
+        """Of the hub as much is read as the run needs: a longer one would draw its rows from other data."""
+        return super().may_grow if self.data is not None else ()
 
 
 class C4Config(TextConfig):

@@ -15,7 +15,7 @@ from core.report import report
 from core.run_config import check_device
 from core.trainer import Definition, Phase, Settings
 from downstream.adaptation import announce, build_model
-from downstream.semantic.config import MAY_GROW, SemanticConfig
+from downstream.semantic.config import SemanticConfig
 from downstream.semantic.corpus import Corpus, StopsAtPerplexity, check_passes
 
 LABELS = ("split", "regime", "module", "problems")
@@ -49,9 +49,8 @@ def prepare(open_corpus: Open, config: T, world: World) -> Replica:
             write_whole(config.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
             report(config.run_dir, summary, [plots.draw_run(config.run_dir)], LABELS)
 
-    definition = Definition(
-        config.model_dump(), {**config.identity(world.size), "data_digest": corpus.digest}, MAY_GROW
-    )
+    identity = {**config.identity(world.size), "data_digest": corpus.digest}
+    definition = Definition(config.model_dump(), identity, config.may_grow)
     return Replica(model, plan, evaluate, settings, config.run_dir, definition, conclude)
 
 

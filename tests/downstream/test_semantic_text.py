@@ -270,7 +270,7 @@ def test_a_tokenizer_is_trained_on_training_documents_alone(train, packages, tmp
     assert (ready / "trained.json").exists()
 
 
-def test_a_data_set_of_the_hub_is_read_no_further_than_needed(train, tmp_path):
+def test_a_data_set_of_the_hub_is_read_no_further_than_needed(train, tmp_path, capsys):
     hub = tmp_path / "hub"
     hub.mkdir()
     for split, count in (("train", 3000), ("validation", 5)):
@@ -282,6 +282,9 @@ def test_a_data_set_of_the_hub_is_read_no_further_than_needed(train, tmp_path):
     assert data["passes"] <= 1
     assert data["training"]["documents"] < 600
     assert data["held_out"] == "a split of its own"
+    more = {**SMALL, **keys, "max_steps": 9, "validation_documents": 4, "resume": "true"}
+    assert cli.main(["c4", *words(**more, prepared_dir=tmp_path / "prepared", save_dir=tmp_path / "run")]) == 2
+    assert "max_steps: the run" in capsys.readouterr().err, "whose rows would be others"
 
 
 # Keys
