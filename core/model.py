@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 
 from core.batch import Rows, SupervisedBatch
@@ -78,6 +77,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1).type_as(x)
 
 
+def causal_from(first: int, T: int) -> Tensor:
+    """What the positions first .. T - 1 see of T, for attention."""
+    from torch.nn.attention.bias import causal_lower_right  # with torch.compile, a second that many commands can spare
+
+    return causal_lower_right(T - first, T)
+
+
 class Linear(nn.Linear):
     """A linear map of which some outputs alone may be asked for."""
 
@@ -109,7 +115,7 @@ class Attention(nn.Module):
         if first:
             (q,) = self.split_heads(self.qkv(x[:, first:], slice(C)), 1)  # (B, H, T - first, D)
             k, v = self.split_heads(self.qkv(x, slice(C, None)), 2)
-            mask = causal_lower_right(T - first, T) if mask is None else mask[..., first:, :]
+            mask = causal_from(first, T) if mask is None else mask[..., first:, :]
         else:
             q, k, v = self.split_heads(self.qkv(x), 3)  # each (B, H, T, D)
         if rotation is not None:

@@ -213,8 +213,9 @@ def check(config: GridConfig, all_jobs: list[Job]) -> None:
             configuration.resolve(lambda values, kind=kind: kind, None, flags)  # type: ignore[misc]
         except UserError as error:
             problems += [f"downstream.{task}: {problem.removeprefix('--')}" for problem in error.problems]
-    first = {job.folder.name: job for job in reversed(all_jobs) if not job.labels}
-    for name, job in first.items():
+    not_begun = [job for job in all_jobs if not any((job.run_dir(seed) / NOTE).exists() for seed in job.seeds)]
+    first = {job.folder.name: job for job in reversed(not_begun) if not job.labels}
+    for name, job in first.items() if not problems else ():  # by their own command, which takes some seconds
         done = subprocess.run([*job.command, "--print_config"], capture_output=True, text=True)
         lines = done.stderr.strip().splitlines()
         if done.returncode:

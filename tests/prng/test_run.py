@@ -220,6 +220,7 @@ def test_killed_at_random_moments_it_ends_bit_identical(train, tmp_path, seed):
     assert_same_end(whole, tmp_path / "killed", 60)
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_accumulation(train, tmp_path):
     words = [*replaced(CURRICULUM, dropout="0.0"), "--log_every_steps", "1"]
     one = train("one", *words, verb="curriculum")

@@ -85,8 +85,9 @@ def without_keys_bias(name: str, tensor: torch.Tensor) -> torch.Tensor:
         {},
         {"positions": "rope", "tied": "false", "gradient_accumulation_steps": 2,
          "warmup_steps": 5, "max_grad_norm": 0.1},
-        {"task": "mixture", "seq_length": None, "vocab_size": None, "parts": "[{task: set, weight: 1, seq_length: 7, "
-         "vocab_size: 12}, {task: stack, weight: 1, seq_length: 5, vocab_size: 9}]"},
+        pytest.param({"task": "mixture", "seq_length": None, "vocab_size": None, "parts": "[{task: set, weight: 1, "
+         "seq_length: 7, vocab_size: 12}, {task: stack, weight: 1, seq_length: 5, vocab_size: 9}]"},
+         marks=pytest.mark.slow),
         {"max_grad_norm": "null", "eval_lengths": "[3]", "save_steps": "[7]", "save_total_limit": 1, "num_workers": 0},
     ],
     ids=["plain", "rope", "mixture of lengths", "limits"],
@@ -151,6 +152,7 @@ def test_interrupted_together_they_go_on_together_or_alone(train, tmp_path, caps
         assert_close(metrics(apart / f"seed{seed}"), metrics(whole / f"seed{seed}"))
 
 
+@pytest.mark.slow
 def test_one_that_was_resumed_alone_is_caught_up_with(train):
     keys = {"lr": 1e-3, "lr_schedule": "constant"}
     whole = train("whole", seeds="0-2", max_steps=40, **keys)

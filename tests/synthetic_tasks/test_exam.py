@@ -238,6 +238,7 @@ class KnowsTheLaw(LanguageModel):
     def compile_blocks(self) -> None: ...
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_the_law_writes_strings_of_the_grammar_and_diverges_in_nothing():
     task = LanoTask(config_name="cfg3b")
     sheet = exam.Sheet(seed=0, split="test", examples=6, batch_size=4)

@@ -279,6 +279,7 @@ def test_hops_grow_as_they_are_mastered():
     assert Examples(task, 0, None).task == task
 
 
+@pytest.mark.slow
 def test_a_curve_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path):
     words = [
         *CURVE,
