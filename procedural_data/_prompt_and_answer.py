@@ -55,14 +55,17 @@ class PromptAndAnswer(Task):
 
     def join(self, *operands: np.ndarray, answer: np.ndarray) -> Batch:
         """Lays out operands (B, length) and answer (B, T - prompt_length), which ends in pads where it is shorter."""
-        input_ids = np.full((len(answer), self.block_size), self.separator, dtype=np.int64)
+        input_ids = np.empty((len(answer), self.block_size), dtype=np.int64)
         start = 0
-        for part in (*operands, answer):
-            input_ids[:, start : start + part.shape[1]] = part
-            start += part.shape[1] + 1  # steps over a separator
+        for operand in operands:
+            stop = start + operand.shape[1]
+            input_ids[:, start:stop], input_ids[:, stop] = operand, self.separator
+            start = stop + 1
+        input_ids[:, start:] = answer
 
-        targets = np.full_like(input_ids, IGNORE)
-        np.copyto(targets[:, self.prompt_length - 1 : -1], answer, where=answer != self.pad_token)
+        targets = np.empty_like(input_ids)
+        targets[:, : start - 1], targets[:, -1] = IGNORE, IGNORE
+        targets[:, start - 1 : -1] = np.where(answer == self.pad_token, IGNORE, answer)
         return Batch(torch.from_numpy(input_ids), torch.from_numpy(targets))
 
     def prompt(self, batch: Batch) -> np.ndarray:
