@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from core.errors import UserError
 from core.evaluate import Slices
 from core.model import LanguageModel
 from core.parallel import Kind
@@ -66,3 +68,16 @@ class Definition:
 
 # Of the model after so many updates; the first slice decides on patience, best checkpoint and the growth of sources.
 Evaluate = Callable[[LanguageModel, int], Slices]
+
+
+def check_identity(path: Path, saved: dict[str, Any], current: dict[str, Any], may_grow: Sequence[str]) -> None:
+    """Raises UserError with a line for each key in which a resumed run would differ from the one saved in `path`."""
+    problems = []
+    for key in sorted(saved.keys() | current.keys()):
+        old, new = saved.get(key), current.get(key)
+        grows = key in may_grow and (new is None or (old is not None and new > old))
+        if old != new and not grows:
+            only = "; it may only grow" if key in may_grow else ""
+            problems.append(f"{key}: the run in {path.parent} was started with {old!r}, now it is {new!r}{only}")
+    if problems:
+        raise UserError(*problems)

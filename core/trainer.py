@@ -21,7 +21,7 @@ from core.evaluate import Slices
 from core.model import LanguageModel, loss_sum
 from core.packing import packed
 from core.parallel import spread
-from core.plan import Definition, Evaluate, Phase, Settings
+from core.plan import Definition, Evaluate, Phase, Settings, check_identity
 from core.prefetch import Prefetcher
 from core.profiler import Profiler
 from core.signals import StopSignals
@@ -449,16 +449,3 @@ class Run:
         if self.world.is_main:
             files.write_whole(self.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
         return summary
-
-
-def check_identity(path: Path, saved: dict[str, Any], current: dict[str, Any], may_grow: Sequence[str]) -> None:
-    """Raises UserError with a line for each key in which a resumed run would differ from the one saved in `path`."""
-    problems = []
-    for key in sorted(saved.keys() | current.keys()):
-        old, new = saved.get(key), current.get(key)
-        grows = key in may_grow and (new is None or (old is not None and new > old))
-        if old != new and not grows:
-            only = "; it may only grow" if key in may_grow else ""
-            problems.append(f"{key}: the run in {path.parent} was started with {old!r}, now it is {new!r}{only}")
-    if problems:
-        raise UserError(*problems)
