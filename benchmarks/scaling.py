@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -181,6 +182,26 @@ def row(result: dict[str, Any]) -> list[str]:
     return [*case, *speed, f"{1e3 * result['fitted_seconds']:.1f}", f"{error:+.0%}"]
 
 
+def cases_of(options: argparse.Namespace, device: torch.device, precision: Literal["fp32", "bf16"]) -> list[Case]:
+    """All combinations of what the options list."""
+    defaults = GPU_DEFAULTS if device.type == "cuda" else CPU_DEFAULTS
+    lists = [(getattr(options, name) or defaults[name]).split(",") for name in defaults]
+    return [
+        Case(
+            size=size,
+            batch_size=int(batch),
+            length=int(length),
+            processes=int(W),
+            vocabulary=options.vocabulary,
+            device=str(device),
+            precision=precision,
+            parallel=options.parallel,
+            compile=options.compile,
+        )
+        for size, batch, length, W in product(*lists)
+    ]
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
@@ -197,25 +218,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     device = pick_device(options.device)
     precision: Literal["fp32", "bf16"] = options.precision or ("bf16" if device.type == "cuda" else "fp32")
-    defaults = GPU_DEFAULTS if device.type == "cuda" else CPU_DEFAULTS
-    of = {name: (getattr(options, name) or defaults[name]).split(",") for name in defaults}
-    cases = [
-        Case(
-            size=size,
-            batch_size=int(batch),
-            length=int(length),
-            processes=int(W),
-            vocabulary=options.vocabulary,
-            device=str(device),
-            precision=precision,
-            parallel=options.parallel,
-            compile=options.compile,
-        )
-        for size in of["sizes"]
-        for batch in of["batches"]
-        for length in of["lengths"]
-        for W in of["processes"]
-    ]
+    cases = cases_of(options, device, precision)
     machine = report.machine("torch")
     peak = matmul_peak(device, precision)
     print(report.sentence(machine))

@@ -213,20 +213,27 @@ def check(config: GridConfig, all_jobs: list[Job]) -> None:
             configuration.resolve(lambda values, kind=kind: kind, None, flags)  # type: ignore[misc]
         except UserError as error:
             problems += [f"downstream.{task}: {problem.removeprefix('--')}" for problem in error.problems]
-    not_begun = [job for job in all_jobs if not any((job.run_dir(seed) / NOTE).exists() for seed in job.seeds)]
-    first = {job.folder.name: job for job in reversed(not_begun) if not job.labels}
-    for name, job in first.items() if not problems else ():  # by their own command, which takes some seconds
-        done = subprocess.run([*job.command, "--print_config"], capture_output=True, text=True)
-        lines = done.stderr.strip().splitlines()
-        if done.returncode:
-            problems += [f"pretraining.{name}: {line.removeprefix('error: --')}" for line in lines]
     for job in all_jobs:
         for seed in job.seeds:
             noted = job.run_dir(seed) / NOTE
             if noted.exists() and json.loads(noted.read_text()) != job.arguments:
                 problems.append(f"{noted.parent} holds a run with other settings; use another save_dir, or remove it")
+    problems = problems or wrong_donors(all_jobs)
     if problems:
         raise UserError(*dict.fromkeys(problems))
+
+
+def wrong_donors(all_jobs: list[Job]) -> list[str]:
+    """What the command of pretraining, which takes some seconds, says of the donors that are not begun."""
+    not_begun = [job for job in all_jobs if not any((job.run_dir(seed) / NOTE).exists() for seed in job.seeds)]
+    first_of_each = {job.folder.name: job for job in reversed(not_begun) if not job.labels}
+    problems = []
+    for name, job in first_of_each.items():
+        done = subprocess.run([*job.command, "--print_config"], capture_output=True, text=True)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines()
+            problems += [f"pretraining.{name}: {line.removeprefix('error: --')}" for line in lines]
+    return problems
 
 
 def _text(value: Any) -> str:

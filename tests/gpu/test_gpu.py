@@ -1,7 +1,6 @@
 """What only a GPU can show; skipped without one."""
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -101,10 +100,3 @@ def test_a_large_vocabulary_in_parts(compiles, dtype):
     for part, exact in zip((x, weight), precise, strict=True):
         error = (part.grad.double() - exact.grad).norm() / exact.grad.norm()
         assert error < (2e-3 if dtype == torch.float32 else 2e-2)  # float32: TF32
-
-
-def test_data_does_not_keep_a_gpu_waiting(train):
-    """Read off the summary: what `data_wait_share` counts."""
-    session = json.loads((train("run") / "summary.json").read_text())["session"]
-    assert session["device"].startswith("cuda")
-    assert math.isfinite(session["data_wait_share"])
