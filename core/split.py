@@ -3,7 +3,6 @@
 from functools import cache
 
 import numpy as np
-import torch
 
 from core import rng
 from core.batch import Batch, concatenate
@@ -11,6 +10,7 @@ from core.errors import UserError
 from core.task import Task
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the space of prompts
+BORDERS = np.cumsum(list(SHARES.values()))[:-1]
 CANDIDATES_AT_ONCE = 4  # in blocks: keeps the memory of the rare splits near that of the common one
 PATIENCE = 10_000  # in draws: a split that accepts under 1 % of so many counts as empty
 
@@ -31,8 +31,7 @@ def split_of(prompts: np.ndarray) -> np.ndarray:
     prompt. The hash is multilinear in the tokens, modulo 2^64, then mixed.
     """
     x = rng.mix(prompts.view(np.uint64) @ _weights(prompts.shape[1]))
-    borders = np.cumsum(list(SHARES.values()))[:-1]
-    return np.searchsorted(borders, x / 2.0**64, side="right")
+    return np.searchsorted(BORDERS, x / 2.0**64, side="right")
 
 
 def draw_block(task: Task, seed: int, split: str, block: int, stream: str | None = None) -> Batch:
@@ -48,13 +47,16 @@ def draw_block(task: Task, seed: int, split: str, block: int, stream: str | None
     n = task.examples_per_block
     parts: list[Batch] = []
     found, draws = 0, 0
+
+    def choose(prompts: np.ndarray) -> np.ndarray:
+        return np.flatnonzero(split_of(prompts) == number)[: n - found]
+
     while found < n:
         expected, spread = (n - found) / share, ((n - found) * (1 - share)) ** 0.5 / share
         size = min(int(expected + 3 * spread) + 1, CANDIDATES_AT_ONCE * n)  # enough at the first go, nearly always
-        batch = task.sample(generator, size)
-        chosen = np.flatnonzero(split_of(task.prompt(batch)) == number)[: n - found]
-        parts.append(batch.rows(torch.from_numpy(chosen)))
-        found, draws = found + len(chosen), draws + size
+        part = task.sample_where(generator, size, choose)
+        parts.append(part)
+        found, draws = found + len(part.input_ids), draws + size
         if draws >= PATIENCE and found < draws / 100:
             raise TooFewPrompts(
                 f"task {task.name}: {draws:,} draws with {task.model_dump()} gave {found} examples of the {split} "

@@ -7,11 +7,12 @@ import inspect
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -57,6 +58,14 @@ class Task(BaseModel, ABC):
     @abstractmethod
     def sample(self, rng: np.random.Generator, size: int) -> Batch:
         """`size` independent examples, vectorised; each row is as long as every other."""
+
+    def sample_where(self, rng: np.random.Generator, size: int, choose: Callable[[np.ndarray], np.ndarray]) -> Batch:
+        """Of `size` examples those that `choose` picks by their prompts: int64 (size, P) to ascending int64 (n,).
+
+        The same as choosing among what `sample` gives, which a task may do without making the other rows to their end.
+        """
+        batch = self.sample(rng, size)
+        return batch.rows(torch.from_numpy(choose(self.prompt(batch))))
 
     @abstractmethod
     def check(self, input_ids: Sequence[int]) -> None:

@@ -1,6 +1,7 @@
 """What the seven tasks share whose model reads a prompt, a separator, and then writes the answer."""
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -53,19 +54,45 @@ class PromptAndAnswer(Task):
         """Items drawn independently and with repetition, int64 (size, length)."""
         return rng.integers(1, self.vocab_size, size=(size, length), dtype=np.int64)
 
-    def join(self, *operands: np.ndarray, answer: np.ndarray) -> Batch:
-        """Lays out operands (B, length) and answer (B, T - prompt_length), which ends in pads where it is shorter."""
-        input_ids = np.empty((len(answer), self.block_size), dtype=np.int64)
+    def operands(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, ...]:
+        """What is read, drawn at random: one int64 (size, length) for each of `operand_lengths`."""
+        return (self.draw_items(rng, size, self.seq_length),)
+
+    @abstractmethod
+    def answer(self, operands: Sequence[np.ndarray]) -> np.ndarray:
+        """What is written, integers (B, T - prompt_length), which end in pads where a row is shorter."""
+
+    def sample(self, rng: np.random.Generator, size: int) -> Batch:
+        operands = self.operands(rng, size)
+        return self.join(self.lay_out(operands), self.answer(operands))
+
+    def sample_where(self, rng: np.random.Generator, size: int, choose: Callable[[np.ndarray], np.ndarray]) -> Batch:
+        operands = self.operands(rng, size)
+        prompts = self.lay_out(operands)
+        chosen = choose(prompts)
+        return self.join(prompts[chosen], self.answer([operand[chosen] for operand in operands]))
+
+    def lay_out(self, operands: Sequence[np.ndarray]) -> np.ndarray:
+        """The prompts: each operand with a separator after it, int64 (B, prompt_length)."""
+        prompts = np.empty((len(operands[0]), self.prompt_length), dtype=np.int64)
         start = 0
         for operand in operands:
             stop = start + operand.shape[1]
-            input_ids[:, start:stop], input_ids[:, stop] = operand, self.separator
+            prompts[:, start:stop], prompts[:, stop] = operand, self.separator
             start = stop + 1
-        input_ids[:, start:] = answer
+        return prompts
+
+    def join(self, prompts: np.ndarray, answer: np.ndarray) -> Batch:
+        """Prompts and what `answer` gave for them, with the tokens of the answer as targets."""
+        start = self.prompt_length
+        input_ids = np.empty((len(prompts), self.block_size), dtype=np.int64)
+        input_ids[:, :start], input_ids[:, start:] = prompts, answer
 
         targets = np.empty_like(input_ids)
-        targets[:, : start - 1], targets[:, -1] = IGNORE, IGNORE
-        targets[:, start - 1 : -1] = np.where(answer == self.pad_token, IGNORE, answer)
+        targets[:, : start - 1], targets[:, start - 1 : -1], targets[:, -1] = IGNORE, answer, IGNORE
+        is_pad = answer == self.pad_token
+        if is_pad.any():
+            targets[:, start - 1 : -1][is_pad] = IGNORE
         return Batch(torch.from_numpy(input_ids), torch.from_numpy(targets))
 
     def prompt(self, batch: Batch) -> np.ndarray:

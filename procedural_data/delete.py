@@ -6,7 +6,6 @@ from typing import Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from core.batch import Batch
 from procedural_data._prompt_and_answer import LARGEST, PromptAndAnswer, compare
 
 
@@ -46,19 +45,22 @@ class Delete(PromptAndAnswer):
     def operand_lengths(self) -> tuple[int, int]:
         return self.seq_length, 1
 
-    def sample(self, rng: np.random.Generator, size: int) -> Batch:
+    def operands(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, ...]:
         items = self.draw_items(rng, size, self.seq_length)  # (B, L)
         if self.present_probability is None:
             query = self.draw_items(rng, size, 1)  # (B, 1)
         else:
             is_present = rng.random((size, 1)) < self.present_probability
             query = np.where(is_present, *_present_and_absent(rng, items, self.vocab_size - 1))
+        return items, query
 
+    def answer(self, operands: Sequence[np.ndarray]) -> np.ndarray:
+        items, query = operands
         found = items == query
         first = np.where(found.any(axis=1), found.argmax(axis=1), self.seq_length)[:, None]  # (B, 1)
         moved_up = np.pad(items[:, 1:], ((0, 0), (0, 1)), constant_values=self.pad_token)
         is_before = np.arange(self.seq_length) < first
-        return self.join(items, query, answer=np.where(is_before, items, moved_up))
+        return np.where(is_before, items, moved_up)
 
     def check(self, input_ids: Sequence[int]) -> None:
         """Lets Python's list remove the query."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from core.batch import Batch
 from procedural_data._prompt_and_answer import PromptAndAnswer, compare
 
 
@@ -18,9 +17,9 @@ class Identity(PromptAndAnswer):
         targets     . . . . 5 1 4 4 .     the separator predicts the first item; . is IGNORE
     """
 
-    def sample(self, rng: np.random.Generator, size: int) -> Batch:
-        items = self.draw_items(rng, size, self.seq_length)  # (B, L)
-        return self.join(items, answer=items)
+    def answer(self, operands: Sequence[np.ndarray]) -> np.ndarray:
+        (items,) = operands
+        return items
 
     def check(self, input_ids: Sequence[int]) -> None:
         items, answer = self.parse(input_ids)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from core.batch import Batch
 from procedural_data._prompt_and_answer import PromptAndAnswer, compare, without_repetitions
 
 
@@ -18,9 +17,9 @@ class Set(PromptAndAnswer):
         targets     . . . . 5 1 4 . .     no pad is ever predicted; . is IGNORE
     """
 
-    def sample(self, rng: np.random.Generator, size: int) -> Batch:
-        items = self.draw_items(rng, size, self.seq_length)  # (B, L)
-        return self.join(items, answer=without_repetitions(items, self.pad_token))
+    def answer(self, operands: Sequence[np.ndarray]) -> np.ndarray:
+        (items,) = operands
+        return without_repetitions(items, self.pad_token)
 
     def check(self, input_ids: Sequence[int]) -> None:
         """Walks over the items and remembers what it has seen."""

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from core.batch import Batch
 from procedural_data._prompt_and_answer import PromptAndAnswer
 
 
@@ -20,9 +19,9 @@ class Sort(PromptAndAnswer):
         targets     . . . . 1 4 4 5 .     the separator predicts the first item; . is IGNORE
     """
 
-    def sample(self, rng: np.random.Generator, size: int) -> Batch:
-        items = self.draw_items(rng, size, self.seq_length)  # (B, L)
-        return self.join(items, answer=np.sort(items, axis=1))
+    def answer(self, operands: Sequence[np.ndarray]) -> np.ndarray:
+        (items,) = operands
+        return np.sort(items.astype(np.int32), axis=1)  # half as wide, in half the time
 
     def check(self, input_ids: Sequence[int]) -> None:
         """Counts instead of sorting, so that it cannot share a mistake with `sample`."""

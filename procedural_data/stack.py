@@ -6,7 +6,6 @@ import numpy as np
 from numba import njit
 from pydantic import Field
 
-from core.batch import Batch
 from procedural_data._prompt_and_answer import LARGEST, PromptAndAnswer, compare
 
 POP = 0
@@ -33,16 +32,21 @@ class Stack(PromptAndAnswer):
     def block_size(self) -> int:
         return 2 * self.seq_length  # as documented; at most L - 2 symbols are left, so the last token is always a pad
 
-    def sample(self, rng: np.random.Generator, size: int) -> Batch:
+    def operands(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, ...]:
         shape = size, self.seq_length
         chance = np.where(np.arange(self.seq_length) < 2 * self.seq_length // 3, PUSH_EARLY, PUSH_LATE)
         wants_push = rng.random(shape) < chance
         choice = rng.random(shape)
 
         operations = np.full(shape, POP, dtype=np.int64)
-        answer = np.full((size, self.seq_length - 1), self.pad_token, dtype=np.int64)
-        _run(wants_push, choice, self.vocab_size - 1, operations, answer)
-        return self.join(operations, answer=answer)
+        _draw_pushes(wants_push, choice, self.vocab_size - 1, operations)
+        return (operations,)
+
+    def answer(self, operands: Sequence[np.ndarray]) -> np.ndarray:
+        (operations,) = operands
+        left = np.full((len(operations), self.seq_length - 1), self.pad_token, dtype=np.int64)
+        _run(operations, left)
+        return left
 
     def is_item(self, token: int) -> bool:
         return token == POP or super().is_item(token)
@@ -69,8 +73,8 @@ class Stack(PromptAndAnswer):
 
 
 @njit(cache=True, nogil=True)
-def _run(wants_push: np.ndarray, choice: np.ndarray, symbols: int, operations: np.ndarray, answer: np.ndarray) -> None:
-    """Fills in the pushes of `operations` (B, L) and the start of `answer`; `choice` is uniform on [0, 1)."""
+def _draw_pushes(wants_push: np.ndarray, choice: np.ndarray, symbols: int, operations: np.ndarray) -> None:
+    """Fills in the pushes of `operations` (B, L), which hold pops; `choice` is uniform on [0, 1)."""
     size, length = operations.shape
     pool = np.arange(1, symbols + 1)  # pool[:free] is free, pool[free:] is the stack with its top first
     for row in range(size):
@@ -90,5 +94,20 @@ def _run(wants_push: np.ndarray, choice: np.ndarray, symbols: int, operations: n
                 operations[row, t] = pool[free]
             else:
                 free += 1
-        for place in range(symbols - free):
-            answer[row, place] = pool[free + place]
+
+
+@njit(cache=True, nogil=True)
+def _run(operations: np.ndarray, left: np.ndarray) -> None:
+    """Writes what `operations` (B, L) leave on a stack to the start of each row of `left`, top first."""
+    size, length = operations.shape
+    stack = np.empty(length, dtype=np.int64)
+    for row in range(size):
+        depth = 0
+        for t in range(length):
+            if operations[row, t] == POP:
+                depth -= 1
+            else:
+                stack[depth] = operations[row, t]
+                depth += 1
+        for place in range(depth):
+            left[row, place] = stack[depth - 1 - place]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from core.batch import Batch
 from procedural_data._prompt_and_answer import LARGEST, PromptAndAnswer, compare, without_repetitions
 
 
@@ -26,10 +25,12 @@ class Union(PromptAndAnswer):
     def operand_lengths(self) -> tuple[int, int]:
         return self.seq_length - self.seq_length // 2, self.seq_length // 2
 
-    def sample(self, rng: np.random.Generator, size: int) -> Batch:
+    def operands(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, ...]:
         items = self.draw_items(rng, size, self.seq_length)  # (B, L), the two lists end to end
-        first, second = np.split(items, [self.operand_lengths[0]], axis=1)
-        return self.join(first, second, answer=without_repetitions(items, self.pad_token))
+        return tuple(np.split(items, [self.operand_lengths[0]], axis=1))
+
+    def answer(self, operands: Sequence[np.ndarray]) -> np.ndarray:
+        return without_repetitions(np.concatenate(operands, axis=1), self.pad_token)
 
     def check(self, input_ids: Sequence[int]) -> None:
         """Walks over both lists and remembers what it has seen."""

@@ -292,6 +292,26 @@ def test_all_randomness_comes_from_the_generator(kind, data):
 
 
 @every_task
+@over_its_domain
+@given(data=st.data())
+def test_choosing_by_the_prompt_changes_no_row(kind, data):
+    task, size = data.draw(tasks(kind)), data.draw(st.integers(1, 20), label="size")
+    chosen = np.array(sorted(data.draw(st.sets(st.integers(0, size - 1)))), dtype=np.int64)
+    seen = []
+
+    def choose(prompts: np.ndarray) -> np.ndarray:
+        seen.append(prompts)
+        return chosen
+
+    whole = task.sample(np.random.default_rng(5), size)
+    part = task.sample_where(np.random.default_rng(5), size, choose)
+    assert np.array_equal(seen, [task.prompt(whole)])
+    for made, expected in zip(part, whole.rows(torch.from_numpy(chosen)), strict=True):
+        assert made.dtype == torch.int64
+        assert torch.equal(made, expected)
+
+
+@every_task
 def test_a_block_is_fixed_by_seed_split_and_number_and_by_each_of_them(kind):
     task = kind()
     block = draw_block(task, 0, "train", 0).input_ids
