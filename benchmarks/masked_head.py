@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks import report
-from benchmarks.train_step import PEAK, WARM_UP_STEPS, Step, process_of
+from benchmarks.train_step import PEAK, Step, process_of, warm_up
 from core.batch import IGNORE
 from core.model import GPT, GPTConfig, loss_sum, parse_size
 from core.source import TaskSource
@@ -63,7 +63,7 @@ def measure(size: str, batch_size: int, rounds: int, seconds: float) -> dict[str
             name: stack.enter_context(process_of(partial(contestant, size, batch_size, everything)))
             for name, everything in names.items()
         }
-        steps = max(1, round(seconds / max(run[name](WARM_UP_STEPS) for name in names)))
+        steps = max(1, round(seconds / max(warm_up(run[name]) for name in names)))
         times: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds):
             for name in names:

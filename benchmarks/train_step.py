@@ -7,7 +7,8 @@ same around GPT2LMHeadModel, "earlier" that loop as it was once set. All start f
 is checked to be the same. Each has a process of its own, as in real use: within one, memory that our loop keeps would
 be lent to the others. They take turns, in rounds of some seconds, so that whatever else the machine does falls on each
 alike. Data is made within our step, while the others are given batches that lie ready. On a CPU with bf16 arithmetic
-our loop takes a fifth turn, with `precision: bf16`.
+our loop takes a fifth turn, with `precision: bf16`. All hold their memory all the time: where that is too little, name
+one or two of them with `--against`.
 """
 
 import argparse
@@ -15,10 +16,11 @@ import io
 import multiprocessing
 import resource
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr, suppress
 from functools import partial
 from itertools import cycle
 from multiprocessing.connection import Connection
@@ -45,15 +47,16 @@ from procedural_data.sort import Sort
 
 TASK = Sort(seq_length=64, vocab_size=100)
 BARE_BAR = 1 / 1.05  # least ratio of a bare loop's time to ours
-BARS = {  # likewise: plain loop, earlier settings
-    "12_12_768": (1.05, 1.4),
-    "4_4_256": (1.2, 2.0),
-    "2_4_16": (1.1, 3.0),
+BARS = {  # likewise
+    "12_12_768": {"plain": 1.05, "earlier": 1.4},
+    "4_4_256": {"plain": 1.2, "earlier": 2.0},
+    "2_4_16": {"plain": 1.1, "earlier": 3.0},
 }
 GENERATION_BAR = 0.02  # most of our step's time that making its data may take
-SMALLER_BATCHES = {"12_12_768": 8}  # on a CPU, where 64 examples take half a minute
+SMALLER_BATCHES = {"12_12_768": 8}  # on a CPU, where 64 examples take half a minute, and 8 GB of each contestant
 READY_BATCHES = 16
 WARM_UP_STEPS = 3
+LONG_STEP = 5.0  # seconds, beside which what a first step takes longer is nothing
 LR, WEIGHT_DECAY, MAX_GRAD_NORM = 5e-4, 0.1, 1.0
 
 Step = Callable[[], None]
@@ -159,6 +162,7 @@ CONTESTANTS: dict[str, Callable[[Contest], AbstractContextManager[Step]]] = {
     "earlier": partial(theirs, dropout=0.1, fused=False),  # GPT-2's default, and AdamW parameter by parameter
     "ours bf16": partial(ours, precision="bf16"),
 }
+RIVALS = ("bare", "plain", "earlier")
 
 
 def masked_loss(model: nn.Module, input_ids: Tensor, targets: Tensor) -> Tensor:
@@ -203,13 +207,24 @@ def process_of(make: Callable[[], AbstractContextManager[Step]]) -> Iterator[Cal
 
     def run(steps: int) -> float:
         here.send(steps)
-        return here.recv()
+        try:
+            return here.recv()
+        except EOFError:
+            process.join()
+            sys.exit(f"a process ended amid its step, with {process.exitcode}: was there too little memory?")
 
     try:
         yield run
     finally:
-        here.send(0)
+        with suppress(BrokenPipeError):
+            here.send(0)
         process.join()
+
+
+def warm_up(run: Callable[[int], float]) -> float:
+    """Takes the first steps, which are slower than others. Returns the seconds a step."""
+    first = run(1)
+    return first if first > LONG_STEP else run(WARM_UP_STEPS)
 
 
 @torch.no_grad()
@@ -224,23 +239,30 @@ def check_same_loss(model: GPT, contest: Contest) -> float:
 
 
 def measure(
-    size: str, batch_size: int, rounds: int, seconds: float, device: torch.device, compile: Compilation = False
+    size: str,
+    batch_size: int,
+    rounds: int,
+    seconds: float,
+    device: torch.device,
+    names: Sequence[str] = tuple(CONTESTANTS),
+    compile: Compilation = False,
 ) -> dict[str, Any]:
     model = GPT(GPTConfig(TASK.num_tokens, TASK.block_size, *parse_size(size)))
-    precision: Literal["fp32", "bf16"] = "bf16" if device.type == "cuda" else "fp32"
-    names = list(CONTESTANTS) if has_bf16(device) and precision == "fp32" else list(CONTESTANTS)[:4]
+    precision = precision_on(device)
+    if precision == "bf16" or not has_bf16(device):
+        names = [name for name in names if name != "ours bf16"]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         hf.save(model, folder)
         contest = Contest(folder, size, batch_size, str(device), precision, compile)
         first_loss = check_same_loss(model, contest)
         run = {name: stack.enter_context(process_of(partial(CONTESTANTS[name], contest))) for name in names}
-        steps = max(1, round(seconds / max([run[name](WARM_UP_STEPS) for name in names])))
+        steps = max(1, round(seconds / max(warm_up(run[name]) for name in names)))
         times: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds):
             for name in names:
                 times[name].append(run[name](steps))
-    bars = {"bare": BARE_BAR, **dict(zip(("plain", "earlier"), BARS.get(size, ()), strict=False))}
+    bars = {"bare": BARE_BAR, **BARS.get(size, {})}
     medians = {name: statistics.median(of_rounds) for name, of_rounds in times.items()}
     return {
         "size": size,
@@ -257,11 +279,16 @@ def measure(
                 "of_rounds": [other / own for other, own in zip(times[name], times["ours"], strict=True)],
                 "bar": bars.get(name),
             }
-            for name in ("bare", "plain", "earlier")
+            for name in RIVALS
+            if name in names
         },
         "generation_share": generation_seconds(TASK, batch_size) / medians["ours"],
         "generation_bar": GENERATION_BAR,
     }
+
+
+def precision_on(device: torch.device) -> Literal["fp32", "bf16"]:
+    return "bf16" if device.type == "cuda" else "fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -304,7 +331,11 @@ COLUMNS = {
 def row(result: dict[str, Any]) -> list[str]:
     cells = [result["size"], str(result["batch_size"])]
     cells += [f"{1e3 * result['seconds'][name]:.2f}" if name in result["seconds"] else "-" for name in CONTESTANTS]
-    for ratio in result["ratios"].values():
+    for name in RIVALS:
+        ratio = result["ratios"].get(name)
+        if ratio is None:
+            cells += ["-"] * 3
+            continue
         spread = f"{min(ratio['of_rounds']):.2f}-{max(ratio['of_rounds']):.2f}"
         cells += [f"{ratio['median']:.2f}x", spread, f"{ratio['bar']:.2f}x" if ratio["bar"] else "-"]
     return [*cells, f"{result['generation_share']:.2%}"]
@@ -317,6 +348,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, help="default: 64, on a CPU 8 for 12_12_768")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn, about (default: %(default)s)")
+    others = [name for name in CONTESTANTS if name != "ours"]
+    parser.add_argument(
+        "--against", nargs="+", default=others, choices=others, metavar="NAME", help=f"of {', '.join(others)}"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or the number of a GPU")
     parser.add_argument("--compile", default=False, choices=["true", "reduce-overhead"], help="of our loop")
     options = parser.parse_args(argv)
@@ -325,9 +360,8 @@ def main(argv: list[str] | None = None) -> None:
     logging.disable_progress_bar()
     device = pick_device(options.device)
     machine, widths = report.machine("numpy", "torch", "transformers"), list(COLUMNS.values())
-    on_gpu = device.type == "cuda"
     print(report.sentence(machine))
-    print(f"sort, seq_length 64, vocab_size 100; {'bf16' if on_gpu else 'fp32'} on {device}, a process each")
+    print(f"sort, seq_length 64, vocab_size 100; {precision_on(device)} on {device}, a process each")
     print("ours with its data; bare: a loop by hand around our model, batches lie ready;")
     print("plain: as bare, but transformers' GPT-2 (SDPA, no dropout, fused AdamW);")
     print("earlier: as plain, but dropout 0.1, AdamW parameter by parameter")
@@ -335,9 +369,10 @@ def main(argv: list[str] | None = None) -> None:
     print(report.line(list(COLUMNS), widths))
     results = []
     for size in options.sizes.split(","):
-        usual = 64 if on_gpu else SMALLER_BATCHES.get(size, 64)
-        batch_size, compilation = options.batch_size or usual, options.compile == "true" or options.compile
-        results.append(measure(size, batch_size, options.rounds, options.seconds, device, compilation))
+        compilation = options.compile == "true" or options.compile
+        batch_size = options.batch_size or (SMALLER_BATCHES.get(size, 64) if device.type == "cpu" else 64)
+        names = ["ours", *(name for name in CONTESTANTS if name in options.against)]
+        results.append(measure(size, batch_size, options.rounds, options.seconds, device, names, compilation))
         print(report.line(row(results[-1]), widths), flush=True)
     if options.json:
         report.write(options.json, {"machine": machine, "device": str(device)}, results)
