@@ -1,8 +1,8 @@
 """Loss, token accuracy and exact match on a fixed set of examples, and the best that any model could reach on them."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Self
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,16 @@ from core.distributed import World
 from core.loss import in_parts
 from core.model import LanguageModel
 from core.source import TaskSource
+from core.stacked import side_by_side
 from core.task import Task
+
+T = TypeVar("T")
+
+# What was measured (split, length, ...), and the metrics
+Slices = Sequence[tuple[dict[str, int | str], dict[str, float]]]
+
+Measure = Callable[[LanguageModel], Any]
+Asking = Generator[Measure, Any, T]  # yields what is to be measured, is sent what came of it, returns what it comes to
 
 
 class Evaluation:
@@ -32,8 +41,8 @@ class Evaluation:
 
     def __init__(self, batches: Iterable[Batch | SupervisedBatch], world: World, best: dict[str, float] | None = None):
         """`batches` are this rank's share; `best` is added to every result."""
-        self._batches = [batch.supervised() for batch in batches]
-        self._world, self._best = world, best or {}
+        self.batches = [batch.supervised() for batch in batches]
+        self.world, self._best = world, best or {}
 
     @classmethod
     def of_batch(cls, batch: Batch, batch_size: int, world: World, best: dict[str, float] | None = None) -> Self:
@@ -41,25 +50,48 @@ class Evaluation:
         starts = range(world.rank * batch_size, len(batch.input_ids), world.size * batch_size)
         return cls([batch.rows(slice(start, start + batch_size)) for start in starts], world, best)
 
-    @torch.no_grad()
     def __call__(self, model: LanguageModel) -> dict[str, float]:
-        was_training = model.training
-        model.eval()
-        totals = torch.zeros(5, dtype=torch.float64)
-        for batch in self._batches:
-            totals += _score(model, batch.to(self._world.device)).cpu()
-        model.train(was_training)
-        loss, tokens, right, exact, examples = self._world.sum(totals.tolist())
+        (metrics,) = measure_abreast(model, [self])
+        return metrics
+
+    def means(self, totals: Tensor) -> dict[str, float]:
+        """Of this rank's sums, as `_score` has them."""
+        loss, tokens, right, exact, examples = self.world.sum(totals.tolist())
         return {"loss": loss / tokens, "accuracy": right / tokens, "exact_match": exact / examples, **self._best}
 
 
+@torch.no_grad()
+def measure_abreast(model: LanguageModel, evaluations: Sequence[Evaluation]) -> list[dict[str, float]]:
+    """What each evaluation gives for its own of the models that stand side by side in `model`."""
+    was_training = model.training
+    model.eval()
+    totals = torch.zeros(len(evaluations), 5, dtype=torch.float64)
+    for same in zip(*(evaluation.batches for evaluation in evaluations), strict=True):
+        batch = same[0] if len(same) == 1 else side_by_side(same)
+        totals += _score(model, batch.to(evaluations[0].world.device)).cpu()
+    model.train(was_training)
+    return [evaluation.means(row) for evaluation, row in zip(evaluations, totals, strict=True)]
+
+
+def matching(measures: Iterable[Measure]) -> list[Evaluation] | None:
+    """The same where `measure_abreast` takes them: evaluations with equally many rows, each alone in its context."""
+    evaluations: list[Evaluation] = []
+    for measure in measures:
+        if not isinstance(measure, Evaluation) or any(batch.rows for batch in measure.batches):
+            return None
+        evaluations.append(measure)
+    sizes = [[len(batch.input_ids) for batch in evaluation.batches] for evaluation in evaluations]
+    return evaluations if all(own == sizes[0] for own in sizes) else None
+
+
 def _score(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
-    """float64 (5,): loss sum, scored tokens, right tokens, examples without a mistake, examples."""
+    """Of each of N models float64 (N, 5): loss sum, scored tokens, right ones, examples without a mistake, examples."""
     losses, right = _of_tokens(model, batch)
     B, T = batch.input_ids.shape
-    mistakes = torch.zeros(B, device=losses.device).index_add_(0, batch.positions // T, (~right).float())
-    sizes = torch.tensor([right.numel(), B], dtype=torch.float64, device=losses.device)
-    return torch.stack([losses.sum(), sizes[0], right.sum().double(), (mistakes == 0).sum().double(), sizes[1]])
+    is_scored = batch.labels != IGNORE
+    mistakes = torch.zeros(B, device=losses.device).index_add_(0, batch.positions // T, (is_scored & ~right).float())
+    each = [losses, is_scored, right, mistakes == 0, torch.ones(B, device=losses.device)]
+    return torch.stack([x.view(model.number, -1).sum(dim=1, dtype=torch.float64) for x in each], dim=1)
 
 
 @torch.no_grad()
@@ -75,14 +107,44 @@ def score_each(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
 
 
 def _of_tokens(model: LanguageModel, batch: SupervisedBatch) -> tuple[Tensor, Tensor]:
-    """Loss in nats of each scored position, float64 (N,), and whether its likeliest token is right, bool (N,)."""
+    """Of each label its loss in nats, float64 (M,), and whether the likeliest token is right, bool (M,).
+
+    One that only fills up has no loss and is never right.
+    """
     hidden = model.hidden(batch.input_ids, batch.positions, batch.rows, batch.first)
-    parts = []
-    for x, labels in in_parts(hidden, batch.labels):
-        logits = model.head(x).float()
-        parts.append((F.cross_entropy(logits, labels, reduction="none").double(), logits.argmax(dim=-1) == labels))
-    losses, hits = zip(*parts, strict=True)
-    return torch.cat(losses), torch.cat(hits)
+    losses, hits = [], []
+    for x, labels in in_parts(*(each.unflatten(0, (model.number, -1)) for each in (hidden, batch.labels))):
+        logits = model.head(x).float()  # (models, positions of each, V)
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        losses.append(loss.double().view_as(labels))
+        hits.append(logits.argmax(dim=-1) == labels)
+    return torch.cat(losses, dim=1).flatten(), torch.cat(hits, dim=1).flatten()
+
+
+def answered(asking: Asking[T] | T, model: LanguageModel) -> T:
+    """Measures on a model what is asked for. Returns what that comes to; or what is given, if it is that already."""
+    (result,) = answered_by([asking], lambda asked: {number: measure(model) for number, measure in asked.items()})
+    return result
+
+
+def answered_by(askings: Sequence[Asking[T] | T], answer: Callable[[dict[int, Measure]], dict[int, Any]]) -> list[T]:
+    """Lets several go on side by side; `answer` is given what each asks for next, under its number, until all ended."""
+    going = [_asking(each) for each in askings]
+    results: dict[int, T] = {}
+    answers: dict[int, Any] = dict.fromkeys(range(len(going)))
+    while answers:
+        asked = {}
+        for number, given in answers.items():
+            try:
+                asked[number] = going[number].send(given)
+            except StopIteration as end:
+                results[number] = end.value
+        answers = answer(asked) if asked else {}
+    return [results[number] for number in range(len(going))]
+
+
+def _asking(given: Asking[T] | T) -> Asking[T]:
+    return (yield from given) if isinstance(given, Generator) else given
 
 
 def by_group(task: Task, seed: int, split: str, examples: int, batch_size: int, world: World) -> dict[str, Evaluation]:
@@ -108,7 +170,3 @@ def oracle_metrics(task: Task, batch: Batch) -> dict[str, float]:
         deviations = (losses - loss * tokens) / tokens.mean()
         metrics["oracle_error"] = deviations.std().item() / math.sqrt(len(losses))
     return metrics
-
-
-# What was measured (split, length, ...), and the metrics
-Slices = Sequence[tuple[dict[str, int | str], dict[str, float]]]

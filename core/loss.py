@@ -1,5 +1,6 @@
 """Cross-entropy of an output projection whose logits never exist all at once. N positions, C channels, V vocabulary."""
 
+import math
 from functools import cache
 from typing import Any
 
@@ -13,9 +14,9 @@ ROWS_AT_A_TIME = {"cpu": 256, "cuda": 4096}  # positions whose logits then exist
 
 
 def in_parts(x: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Positions and their labels, as many at a time as may have logits."""
-    rows = ROWS_AT_A_TIME[x.device.type]
-    return list(zip(x.split(rows), labels.split(rows), strict=True))
+    """Positions x (..., N, C) and their labels (..., N), as many at a time as may have logits."""
+    rows = max(1, ROWS_AT_A_TIME[x.device.type] // math.prod(labels.shape[:-1]))
+    return list(zip(x.split(rows, dim=-2), labels.split(rows, dim=-1), strict=True))
 
 
 def cross_entropy_sum(x: Tensor, weight: Tensor, labels: Tensor, compiles: bool = False) -> Tensor:

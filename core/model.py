@@ -189,6 +189,7 @@ class LanguageModel(nn.Module, ABC):
     num_tokens: int  # V
     n_positions: int  # longest sequence
     is_stochastic: bool  # whether training draws random numbers, beside the data
+    number: int = 1  # of models that it is, side by side
     recomputes: bool = False  # blocks keep their input alone for the backward pass, which computes them once more
     compiles: bool = False  # what is made of a large vocabulary is compiled, as blocks are
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.errors import UserError
-from core.evaluate import Slices
+from core.evaluate import Asking, Slices
 from core.model import LanguageModel
 from core.parallel import Kind
 from core.source import Source
@@ -67,7 +67,7 @@ class Definition:
 
 
 # Of the model after so many updates; the first slice decides on patience, best checkpoint and the growth of sources.
-Evaluate = Callable[[LanguageModel, int], Slices]
+Evaluate = Callable[[LanguageModel, int], Slices | Asking[Slices]]
 
 
 def check_identity(path: Path, saved: dict[str, Any], current: dict[str, Any], may_grow: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, Self, TypeVar
@@ -16,6 +17,7 @@ from core import optim, trainer
 from core.batch import IGNORE, SupervisedBatch
 from core.distributed import World
 from core.errors import Interrupted, RunFailed, UserError
+from core.evaluate import Measure, Slices, answered_by, matching, measure_abreast
 from core.model import GPT, loss_sum
 from core.prefetch import Prefetcher
 from core.report import table
@@ -94,6 +96,9 @@ def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | Ru
         bar = stack.enter_context(progress(runs))
         while moving := those_behind(runs, ended):
             with Abreast(moving) as abreast:
+                for run in moving:
+                    with failing_alone(runs.index(run), ended), run.failing_in_words():
+                        run.measure_at_start()
                 while those_behind(runs, ended) == moving:
                     stop_status = stop.status
                     for run, batches, loss, norm in abreast.update():
@@ -183,8 +188,10 @@ class Abreast:
             self.model.compile_parts()
         step, workers = first.state.step, self.settings.workers
         self.batches = Prefetcher(self.make_update, start=step, stop=first.total, workers=workers)
-        for run in runs:
+        self.slices: dict[int, list[Slices]] = {}  # of each run, under the step at which they were measured last
+        for number, run in enumerate(runs):
             run.batches = self.batches
+            run.evaluated = partial(self.evaluated, number)  # type: ignore[method-assign]
 
     def __enter__(self) -> Self:
         self.batches.__enter__()
@@ -192,6 +199,23 @@ class Abreast:
 
     def __exit__(self, *error: object) -> None:
         self.batches.__exit__(*error)
+        for run in self.runs:
+            del run.evaluated
+
+    def evaluated(self, number: int) -> Slices:
+        """What a run measures now. The first to ask has all of them measured, as all are due at the same steps."""
+        step = self.runs[number].state.step
+        if step not in self.slices:
+            askings = [run.evaluate(run.model, step) for run in self.runs]
+            self.slices = {step: answered_by(askings, self.measure)}
+        return self.slices[step][number]
+
+    def measure(self, asked: dict[int, Measure]) -> dict[int, Any]:
+        """Measures each run's model, all at once if that can be."""
+        evaluations = matching(asked.values())
+        if evaluations and len(asked) == len(self.runs):
+            return dict(zip(asked, measure_abreast(self.model, evaluations), strict=True))
+        return {number: measure(self.runs[number].model) for number, measure in asked.items()}
 
     def make_update(self, t: int) -> tuple[list[list[SupervisedBatch]], list[SupervisedBatch]]:
         """The micro-batches of each run, and the same side by side."""

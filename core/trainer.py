@@ -17,7 +17,7 @@ from core.batch import Batch, SupervisedBatch
 from core.config import write_yaml
 from core.distributed import World, ignore_orders_to_stop
 from core.errors import Interrupted, RunFailed, UserError
-from core.evaluate import Slices
+from core.evaluate import Slices, answered
 from core.model import LanguageModel, loss_sum
 from core.packing import packed
 from core.parallel import spread
@@ -61,6 +61,7 @@ def train(
     """
     run = Run(model, plan, evaluate, settings, run_dir, world)
     with StopSignals() as stop, run.session(definition):
+        run.measure_at_start()
         for phase, step in run.remaining():
             if step == 0 and len(plan) > 1:
                 facts = "".join(f", {name} {value}" for name, value in phase.facts.items())
@@ -127,8 +128,6 @@ class Run:
             self.tracker = stack.enter_context(tracker)
             prefetcher = Prefetcher(self.make_pinned, start=step, stop=self.total, workers=settings.workers)
             self.batches = stack.enter_context(prefetcher)
-            if step == 0:
-                self.measure()
             yield
 
     # --- Where the run stands
@@ -302,6 +301,10 @@ class Run:
         self.tracker.log(self.where() | {"split": "train"}, values)
         self.tracker.show(loss=loss / targets)
 
+    def measure_at_start(self) -> None:
+        if self.state.step == 0:
+            self.measure()
+
     def measure(self) -> None:
         self.read()
         self.slices = self.evaluated()
@@ -314,7 +317,7 @@ class Run:
 
     def evaluated(self) -> Slices:
         with self.parallel.ready() as model:
-            return self.evaluate(model, self.state.step)
+            return answered(self.evaluate(model, self.state.step), model)
 
     def measure_and_judge(self) -> Verdict:
         """Evaluates, and draws the consequences: patience, growth of the source, the end."""

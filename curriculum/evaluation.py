@@ -3,7 +3,7 @@
 import torch
 
 from core.distributed import World
-from core.evaluate import Evaluation, Slices
+from core.evaluate import Asking, Evaluation, Slices
 from core.generate import continuations
 from core.model import LanguageModel
 from core.token_files import TokenFile
@@ -34,11 +34,11 @@ class Validation:
         batches = evaluation_windows(file, block, most, config.batch_size_of(block), document_mask=mask)
         return Evaluation(batches[world.rank :: world.size], world)
 
-    def __call__(self, model: LanguageModel, step: int) -> Slices:
+    def __call__(self, model: LanguageModel, step: int) -> Asking[Slices]:
         slices: list[tuple[dict[str, int | str], dict[str, float]]] = []
         for text, file, measure in self._measures:
             where: dict[str, int | str] = {"split": "validation", "stage": text.name, "block_size": text.block_size}
-            slices.append((where, metrics_of(measure(model), file)))
+            slices.append((where, metrics_of((yield measure), file)))
         if self._config.sample_prompts and self._world.is_main:
             self._world.say(samples(self._config, model, self._tokenizer, step))
         return slices

@@ -7,7 +7,7 @@ from core import hf, plots, rehearsal
 from core.config import home
 from core.distributed import World, join
 from core.errors import UserError
-from core.evaluate import Evaluation, Slices, by_group
+from core.evaluate import Asking, Evaluation, Slices, by_group
 from core.model import GPT, LanguageModel
 from core.replicas import Replica, carry_out
 from core.report import report, table
@@ -95,20 +95,20 @@ class LengthTable:
         self._at = lru_cache(1 + len(config.eval_lengths))(evaluations)  # a length that was outgrown is not kept
         self._source, self._config = source, config
 
-    def __call__(self, model: LanguageModel, step: int) -> Slices:
+    def __call__(self, model: LanguageModel, step: int) -> Asking[Slices]:
         source = self._source
         current = source.length if isinstance(source, LengthCurriculum) else self._config.final_length
-        slices = [*self._measure(model, current, {"split": "validation"})]
+        slices = list((yield from self._measure(current, {"split": "validation"})))
         for length in self._config.eval_lengths:
-            slices += self._measure(model, length, {"split": "validation", "slice": "length"})
+            slices += yield from self._measure(length, {"split": "validation", "slice": "length"})
         return slices
 
-    def _measure(self, model: LanguageModel, length: int | None, where: dict[str, int | str]) -> Slices:
+    def _measure(self, length: int | None, where: dict[str, int | str]) -> Asking[Slices]:
         where = where | ({} if length is None else {"seq_length": length})
-        return [
-            (where | ({"slice": "part", "part": part} if part else {}), measure(model))
-            for part, measure in self._at(length).items()
-        ]
+        slices = []
+        for part, measure in self._at(length).items():
+            slices.append((where | ({"slice": "part", "part": part} if part else {}), (yield measure)))
+        return slices
 
 
 def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from core import hf, plots, rehearsal, trainer
 from core.config import home
 from core.distributed import World, join
 from core.errors import UserError
-from core.evaluate import Slices, by_group
+from core.evaluate import Asking, Slices, by_group
 from core.files import write_whole
 from core.model import GPT, LanguageModel
 from core.replicas import Replica, carry_out
@@ -74,11 +74,11 @@ def validation(config: SyntheticConfig, world: World) -> trainer.Evaluate:
     task = config.example_task
     measured = by_group(task, config.seed, "validation", config.eval_examples, config.batch_size, world)
 
-    def evaluate(model: LanguageModel, step: int) -> Slices:
+    def evaluate(model: LanguageModel, step: int) -> Asking[Slices]:
         slices: list[tuple[dict[str, int | str], dict[str, float]]] = []
         for part, measure in measured.items():
             where: dict[str, int | str] = {"slice": "part", "part": part} if part else {}
-            slices.append(({"split": "validation", **where}, measure(model)))
+            slices.append(({"split": "validation", **where}, (yield measure)))
         return slices
 
     return evaluate

@@ -7,7 +7,7 @@ import torch
 
 from core.batch import IGNORE, Batch
 from core.distributed import World
-from core.evaluate import Evaluation
+from core.evaluate import Asking, Evaluation, answered
 from core.model import LanguageModel
 from core.source import TaskSource
 from downstream.algorithmic_tasks.tasks._question import Question
@@ -51,8 +51,12 @@ class Exam:
         self._documented = Evaluation.of_batch(documented, batch_size, world) if is_other else None
 
     def __call__(self, model: LanguageModel) -> dict[str, float]:
-        metrics = self._answers(model)
-        earlier = self._documented(model) if self._documented else metrics
+        return answered(self.asking(), model)
+
+    def asking(self) -> Asking[dict[str, float]]:
+        """The same, one measurement at a time."""
+        metrics = yield self._answers
+        earlier = (yield self._documented) if self._documented else metrics
         return {"questions": self.size, **metrics, "documented_accuracy": earlier["accuracy"], **self.floors}
 
 

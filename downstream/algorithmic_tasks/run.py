@@ -6,7 +6,7 @@ from typing import Any
 
 from core import plots, rehearsal
 from core.distributed import World
-from core.evaluate import Slices
+from core.evaluate import Asking, Slices
 from core.files import write_whole
 from core.model import LanguageModel
 from core.replicas import Replica, carry_out
@@ -39,8 +39,8 @@ def prepare(config: AlgorithmicConfig, world: World) -> Replica:
     exam = partial(Exam, config.question, config.seed, batch_size=config.micro_batch, world=world)
     validation = exam(split="validation", examples=config.validation_size)
 
-    def evaluate(model: LanguageModel, step: int) -> Slices:
-        return [({"split": "validation"}, validation(model))]
+    def evaluate(model: LanguageModel, step: int) -> Asking[Slices]:
+        return [({"split": "validation"}, (yield from validation.asking()))]
 
     def conclude(summary: dict[str, Any]) -> None:
         test = exam(split="test", examples=config.eval_size)(model)

@@ -61,7 +61,7 @@ def test_metrics_are_what_the_definitions_say_whatever_the_batch_size(half_taugh
 def test_ranks_divide_the_examples_among_themselves(half_taught):
     task, _ = half_taught
     shares = [by_group(task, 0, "test", 50, 8, World(rank=rank, size=2))[""] for rank in (0, 1)]
-    rows = [row for share in shares for batch in share._batches for row in batch.input_ids.tolist()]
+    rows = [row for share in shares for batch in share.batches for row in batch.input_ids.tolist()]
     whole = TaskSource(task, seed=0).batch("test", 0, 50).supervised()
     assert sorted(rows) == sorted(whole.input_ids.tolist())
 

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import clip_grad_norm_
 
-from core import optim
-from core.batch import IGNORE, Batch
+from core import loss, optim
+from core.batch import IGNORE, Batch, concatenate
+from core.distributed import World
+from core.evaluate import Evaluation, answered_by, matching, measure_abreast
 from core.loss import LARGE_VOCABULARY
 from core.model import GPT, GPTConfig, loss_sum
 from core.replicas import clip_each_
@@ -37,10 +39,10 @@ def assert_same_as_alone(alone: list[GPT], stacked: list[GPT], batches: list[Bat
     losses = loss_sum(stack, side_by_side(supervised))
     losses.sum().backward()
     for number, (model, batch) in enumerate(zip(alone, supervised, strict=True)):
-        loss = loss_sum(model, batch)
-        loss.backward()
+        own = loss_sum(model, batch)
+        own.backward()
         # what a GPT hands over as float32 is rounded there, and what comes back through it
-        torch.testing.assert_close(losses[number], loss, atol=1e-5, rtol=1e-6)
+        torch.testing.assert_close(losses[number], own, atol=1e-5, rtol=1e-6)
         for name, parameter in model.named_parameters():
             mine = stack.get_parameter(name).grad[number]
             torch.testing.assert_close(mine, parameter.grad, atol=2e-7, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
@@ -62,6 +64,48 @@ def test_losses_and_gradients_are_those_of_each_model_alone(lengths, positions, 
 def test_positions_by_digit_and_large_vocabularies(changes):
     alone, stacked = (models(2, **changes) for _ in range(2))
     assert_same_as_alone(alone, stacked, ragged([12, 7], changes.get("num_tokens", 13)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    lengths=st.lists(st.lists(st.integers(1, 12), min_size=3, max_size=3), min_size=1, max_size=3),
+    num_tokens=st.sampled_from([5, LARGE_VOCABULARY]),
+    rows=st.integers(2, 40),
+)
+def test_evaluations_side_by_side_are_those_of_each_model_alone(lengths, num_tokens, rows):
+    shape = {"num_tokens": num_tokens, "n_embd": 8}
+    alone, stacked = (models(len(lengths), **shape) for _ in range(2))
+    evaluations = [Evaluation(ragged(own, num_tokens, seed), World()) for seed, own in enumerate(lengths)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(loss.ROWS_AT_A_TIME, "cpu", rows)
+        together = measure_abreast(StackedGPT(stacked), matching(evaluations))
+    for metrics, evaluation, model in zip(together, evaluations, alone, strict=True):
+        assert metrics == pytest.approx(evaluation(model), abs=1e-5)
+
+
+def test_only_evaluations_of_equally_many_rows_match():
+    few, many = (Evaluation([batch], World()) for batch in (ragged([5], 9)[0], concatenate(ragged([5, 5], 9))))
+    assert matching([few, few]) == [few, few]
+    assert matching([few, many]) is None
+    assert matching([few, lambda model: {}]) is None
+
+
+def test_each_is_sent_what_it_asked_for_and_may_end_before_the_others():
+    def asking(name: str, times: int):
+        answers = []
+        for turn in range(times):
+            answers.append((yield f"{name}{turn}"))
+        return answers
+
+    asked = []
+
+    def answer(questions):
+        asked.append(questions)
+        return {number: question.upper() for number, question in questions.items()}
+
+    results = answered_by([asking("a", 1), asking("b", 3), asking("c", 0), "measured by itself"], answer)
+    assert results == [["A0"], ["B0", "B1", "B2"], [], "measured by itself"]
+    assert asked == [{0: "a0", 1: "b0"}, {1: "b1"}, {1: "b2"}]
 
 
 def test_to_move_the_stack_is_to_move_each_model():

@@ -134,7 +134,7 @@ def test_only_the_examples_of_lengths_still_measured_are_kept_in_memory():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretraining, "by_group", by_group)
         for step in (1, 2, 3):
-            table(model, 0)
+            evaluate.answered(table(model, 0), model)
             source.on_evaluation(step, {"accuracy": 1.0})
     assert len(kept) == 2, "the present length, and that of eval_lengths"
 
