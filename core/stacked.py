@@ -48,7 +48,9 @@ class StackedLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.layer_norm(x, x.shape[-1:], eps=self.eps).reshape(len(self.weight), -1, x.shape[-1])
-        return torch.addcmul(self.bias.unsqueeze(1), y, self.weight.unsqueeze(1)).reshape(x.shape)
+        return (y * self.weight.unsqueeze(1) + self.bias.unsqueeze(1)).reshape(
+            x.shape
+        )  # addcmul's gradient takes longer
 
 
 STACKED = {
