@@ -410,8 +410,8 @@ class Run:
             phase.source.load_state_dict(record["sources"].get(phase.name, {}))
         self.state = State(**{name: record[name] for name in State.__dataclass_fields__})
         self.first_step = self.state.step
-        if not self.world.is_main:
-            self.state.window = []
+        if not self.world.is_main:  # what all ranks had is the main one's now; the others add nothing to each row
+            self.state.window = [(0.0, 0.0, norm) for _, _, norm in self.state.window]
         if self.state.best_saved and not checkpoint.folder(self.run_dir, self.state.best_saved[0]).exists():
             self.state.best_saved = None  # somebody deleted it; the best is to be one of those that are left
         if self.world.is_main and self.state.best_saved:

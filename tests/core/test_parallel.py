@@ -85,6 +85,20 @@ def test_a_run_goes_on_under_other_numbers_of_processes_and_another_spread(serve
     assert_same_checkpoint(alone / "checkpoint-50", run / "checkpoint-50")
 
 
+def test_a_run_goes_on_from_between_two_lines_of_training_loss(server, tmp_path):
+    keys = {"size": 2, "max_steps": 9, "save_every_steps": 3, "log_every_steps": 8}
+    whole = trained(server, tmp_path / "whole", **keys)
+    cut = tmp_path / "cut"
+    shutil.copytree(whole, cut, symlinks=True)
+    for step in (6, 9):
+        shutil.rmtree(cut / f"checkpoint-{step}")
+    trained(server, cut, **keys)
+    assert metrics(cut) == metrics(whole)
+    states = [checkpoint.read_state(run / "checkpoint-6") for run in (cut, whole)]
+    assert len(states[0]["window"]) == 6
+    assert states[0] == states[1]
+
+
 def collectives(run: Path) -> dict[str, int]:
     """How often each was called in the updates of a trace. Gloo's reduce_scatter is an all_reduce."""
     events = json.loads((run / "trace.json").read_text())["traceEvents"]
