@@ -70,14 +70,22 @@ def carry_out(config: T, prepare: Callable[[T, World], Replica], labels: Sequenc
 
 
 def rows_of_seeds(summaries: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The evaluations of all seeds, and the mean of each number over them."""
+    """The evaluations of all seeds, and the mean of each number that all of them have: a rare part of a mixture may be
+    among the examples of some alone, and a curriculum may have come to other lengths."""
     rows = [{"seed": seed, **row} for seed, summary in summaries.items() for row in summary["evaluation"]]
+    of_each = [{_what(row): row for row in summary["evaluation"]} for summary in summaries.values()]
     means = []
-    for same in zip(*(summary["evaluation"] for summary in summaries.values()), strict=False):
-        common = {key: value for key, value in same[0].items() if all(row.get(key) == value for row in same)}
-        numbers = {key: fmean(row[key] for row in same) for key, value in same[0].items() if isinstance(value, float)}
-        means.append({"seed": "mean", **common, **numbers})
+    for what in of_each[0] if of_each else ():
+        same = [own[what] for own in of_each if what in own]
+        if len(same) == len(of_each):
+            numbers = [key for key, x in same[0].items() if isinstance(x, float) and all(key in row for row in same)]
+            means.append({"seed": "mean", **dict(what), **{key: fmean(row[key] for row in same) for key in numbers}})
     return rows + means
+
+
+def _what(row: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """What was measured, of an evaluation: all but the numbers."""
+    return tuple((key, value) for key, value in row.items() if not isinstance(value, float))
 
 
 def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | RunFailed]:

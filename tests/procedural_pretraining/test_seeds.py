@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from small_runs import flags, metrics
 
 from core import checkpoint, hf
+from core.replicas import rows_of_seeds
 from core.run_config import spelt_out
 from core.trainer import Run
 from procedural_pretraining import cli
@@ -219,6 +220,21 @@ def test_the_report_ends_with_all_seeds_and_their_mean(train, capsys):
     assert [line.split()[0] for line in last[1:]] == ["4", "9", "mean"]
     assert math.isclose(values[2], sum(values[:2]) / 2, abs_tol=1e-4)
     assert math.isclose(values[1], metrics(together / "seed9")[-1].get("loss"), abs_tol=1) or values[1] > 0
+
+
+def test_means_are_of_what_all_seeds_measured():
+    def evaluation(*rows):
+        return {"evaluation": [{"split": "validation", **row} for row in rows]}
+
+    whole, first, second = {"loss": 1.0}, {"part": "1:dyck", "loss": 2.0, "oracle_loss": 1.0}, {"part": "2:set"}
+    of_each = {
+        3: evaluation(whole, first, {**second, "loss": 3.0}),
+        4: evaluation({"loss": 2.0, "oracle_error": 0.1}, {**second, "loss": 5.0}),
+    }
+    means = [row for row in rows_of_seeds(of_each) if row["seed"] == "mean"]
+    mean = {"seed": "mean", "split": "validation"}
+    assert means == [{**mean, "loss": 1.5}, {**mean, **second, "loss": 4.0}]
+    assert rows_of_seeds({}) == []
 
 
 @pytest.mark.parametrize(
