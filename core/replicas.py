@@ -167,7 +167,8 @@ def those_behind(runs: Sequence[Run], ended: dict[int, Any]) -> list[Run]:
     """The runs that have made the fewest updates, of those that go on. The others that are done are summarised."""
     for number, run in enumerate(runs):
         if number not in ended and run.is_done():
-            ended[number] = run.summarise()
+            with failing_alone(number, ended), run.failing_in_words():
+                ended[number] = run.summarise()
     left = [run for number, run in enumerate(runs) if number not in ended]
     step = min((run.state.step for run in left), default=0)
     return [run for run in left if run.state.step == step]

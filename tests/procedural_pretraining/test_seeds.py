@@ -204,6 +204,17 @@ def test_one_that_diverges_ends_with_its_reason_and_the_others_go_on(train, monk
         assert (run / f"seed{seed}" / "summary.json").exists()
 
 
+def test_one_whose_summary_cannot_be_written_ends_with_its_reason_and_the_others_go_on(train, tmp_path, capsys):
+    in_the_way = tmp_path / "run" / "seed0" / "summary.json"
+    in_the_way.mkdir(parents=True)
+    run = train("run", status=1, seeds="0-2")
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(errors) == 1
+    assert f"{run}/seed0: after step 20: " in errors[0]
+    assert "Is a directory" in errors[0]
+    assert all((run / f"seed{seed}" / "summary.json").is_file() for seed in (1, 2))
+
+
 def test_a_checkpoint_loads_alone_and_is_measured_by_the_command(train, capsys):
     together = train("together", seeds="4,9")
     model = hf.load(together / "seed9" / "best")
