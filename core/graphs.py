@@ -77,6 +77,7 @@ class Graphed:
 def check(settings: Settings, plan: Sequence[Phase], world: World) -> None:
     """Raises UserError for an update that cannot be a CUDA graph."""
     reasons = {
+        "replays CUDA graphs, which takes a GPU": world.device.type != "cuda",
         "needs batches of one shape, but rows differ in length": any(p.source.ragged or p.pack_to for p in plan),
         "is for one process, not for several under torchrun": world.size > 1,
         "saves launches, gradient_checkpointing memory": settings.gradient_checkpointing,

@@ -41,6 +41,7 @@ def test_a_run_that_is_too_short_to_watch_ends_well(train, capsys):
     ("changes", "words"),
     [
         ({"compile": "reduce-overhead"}, "compile: reduce-overhead replays CUDA graphs, which takes a GPU"),
+        ({"compile": "reduce-overhead", "dry_run": "true"}, "reduce-overhead replays CUDA graphs, which takes a GPU"),
         ({"compile": "max-autotune"}, "compile: 'max-autotune' is not allowed"),
         ({"parallel": "zero"}, "parallel: 'zero' is not allowed"),
         ({"timeout_minutes": "0"}, "timeout_minutes"),
