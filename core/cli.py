@@ -123,7 +123,9 @@ def _help(verbs: dict[str, Verb], name: str, doc: str, file: str | None, flags: 
 
 
 def _report(problems: tuple[str, ...], status: int) -> int:
-    if os.environ.get("RANK", "0") == "0":  # under torchrun every rank meets the same problem
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or status == 1:  # under torchrun every rank meets the same problem, but each may fail by itself
+        own = "" if rank == "0" else f"rank {rank}: "
         for problem in problems:
-            print(f"error: {problem}" if status in (1, 2) else problem, file=sys.stderr)
+            print(f"error: {own}{problem}" if status in (1, 2) else problem, file=sys.stderr)
     return status

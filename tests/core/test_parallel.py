@@ -162,6 +162,16 @@ def test_a_killed_rank_ends_all_in_words_and_the_run_goes_on(server, alone, tmp_
     assert_same_course(alone, run)
 
 
+@pytest.mark.parametrize(("error", "words"), [("OSError", "/data/tokens.bin"), ("MemoryError", "out of memory")])
+def test_a_rank_that_fails_says_itself_why(server, tmp_path, error, words):
+    run = tmp_path / "run"
+    main, other = orders_of_ranks(run, 2, **{**KEYS, "max_steps": 10, "save_every_steps": 5})
+    other["faults"] = [("source_breaks", {"at": 7, "error": error})]
+    outcomes = server.carry_out(main, other)
+    in_words(outcomes[1], 1, "rank 1: ", words)
+    in_words(outcomes[0], 1, "one of the 2 processes ended or hangs", f"{run}/checkpoint-5")
+
+
 @pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_others_after_the_timeout(server, tmp_path):
     run = tmp_path / "run"
