@@ -38,18 +38,21 @@ def start(config: TrainingConfig) -> list[dict[str, Any]]:
 
 
 def resume(config: TrainingConfig) -> list[dict[str, Any]]:
-    """Goes on from the newest intact checkpoint. Raises UserError without one, or if it is of another curriculum."""
-    for one in config.of_each_seed():
+    """Goes on from the newest intact checkpoint of each seed. Raises UserError without any, or if it is of another
+    curriculum."""
+    each = config.of_each_seed()
+    for one in [one for one in each if checkpoint.list_steps(one.run_dir)] or each:  # a kill may come before some saved
         check_resumable(one)
     return train(config.model_copy(update={"resume": True}))
 
 
 def check_resumable(config: TrainingConfig) -> None:
-    run_dir, begin = config.run_dir, f"python -m curriculum.cli start --type {config.type}"
+    run_dir, begin = config.run_dir, f"begin with: python -m curriculum.cli start --type {config.type}"
     step = checkpoint.newest_intact(run_dir, say=lambda text: None)
     if step is None:
-        kind = "no intact checkpoint" if checkpoint.list_steps(run_dir) else "no checkpoint"
-        raise UserError(f"{run_dir} has {kind} to resume; begin with: {begin}")
+        if checkpoint.list_steps(run_dir):
+            raise UserError(f"{run_dir} has no intact checkpoint to resume; move its checkpoint-* away and {begin}")
+        raise UserError(f"{run_dir} has no checkpoint to resume; {begin}")
     saved = checkpoint.read_state(checkpoint.folder(run_dir, step))["identity"].get("type")
     if saved != type_name(config):
         raise UserError(f"type: the run in {run_dir} was started with {saved!r}, now it is {type_name(config)!r}")

@@ -182,6 +182,41 @@ def test_resume_without_a_checkpoint_is_an_error(curriculum, capsys):
     )
 
 
+def test_seeds_killed_while_only_the_first_had_saved_are_resumed(curriculum, monkeypatch):
+    file = curriculum()
+    assert begin(file, "--save_dir", "whole", "--seeds", "0,1") == 0
+    save = checkpoint.save
+
+    class Killed(BaseException):
+        pass
+
+    def stop_at_the_second(run_dir, *arguments):
+        if run_dir.name == "seed1":
+            raise Killed
+        return save(run_dir, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", stop_at_the_second)
+        with pytest.raises(Killed):
+            cli.main(["start", "--type", file, "--seeds", "0,1"])
+    assert [checkpoint.list_steps(Path(f"run/seed{seed}")) for seed in (0, 1)] == [[4], []]
+    assert cli.main(["resume", "--type", file, "--seeds", "0,1"]) == 0
+    for seed in (0, 1):
+        losses = [[row["loss"] for row in read_metrics(Path(f"{name}/seed{seed}"))] for name in ("whole", "run")]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_start_and_resume_do_not_send_each_other_to_checkpoints_that_are_all_damaged(curriculum, capsys):
+    file = curriculum()
+    assert begin(file, "--save_total_limit", "1") == 0
+    for state in Path("run").glob("checkpoint-*/trainer_state.json"):
+        state.write_text("{")
+    error = error_of(capsys, "resume", "--type", file)
+    assert error.startswith(
+        "error: run has no intact checkpoint to resume; move its checkpoint-* away and begin with: "
+    )
+
+
 def test_another_type_and_changed_data_are_refused_with_both_names(curriculum, capsys):
     file = curriculum()
     assert begin(file) == 0
