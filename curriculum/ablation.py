@@ -144,7 +144,8 @@ def conclude(config: AblationConfig, rows: list[dict[str, Any]]) -> list[dict[st
     folder = home(config.save_dir)
     means = summarised(rows)
     for budget in config.budgets:
-        print(f"\nequal {budget}: validation loss in nats per token, mean and standard deviation over seeds")
+        what = "of one seed" if means[0]["deviation"] is None else "mean and standard deviation over seeds"
+        print(f"\nequal {budget}: validation loss in nats per token, {what}")
         print(as_table([row for row in means if row["budget"] == budget]))
     files.write_whole(folder / "ablation.json", json.dumps({"runs": rows, "means": means}, indent=2) + "\n")
     print(f"\ntable   {folder / 'ablation.json'}\nplot    {draw(means, folder, config)}")
@@ -159,7 +160,7 @@ def summarised(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     means = []
     for (budget, arm, stage), group in groups.items():
         losses = [row["loss"] for row in group]
-        deviation = stdev(losses) if len(losses) > 1 else 0.0
+        deviation = stdev(losses) if len(losses) > 1 else None  # one seed says nothing of it
         where = {"budget": budget, "arm": arm, "stage": stage}
         means.append({**where, "loss": fmean(losses), "deviation": deviation, "tokens": group[0]["tokens"]})
     return means
@@ -169,7 +170,8 @@ def as_table(means: Sequence[dict[str, Any]]) -> str:
     lines: dict[str, dict[str, Any]] = {}
     for row in means:
         line = lines.setdefault(row["arm"], {"arm": row["arm"], "tokens": f"{row['tokens']:,}"})
-        line[row["stage"]] = f"{row['loss']:.3f} ± {row['deviation']:.3f}"
+        spread = "" if row["deviation"] is None else f" ± {row['deviation']:.3f}"
+        line[row["stage"]] = f"{row['loss']:.3f}{spread}"
     rows = list(lines.values())
     return table(rows, list(rows[0]))
 
@@ -186,7 +188,7 @@ def _draw_text(axis: Any, means: list[dict[str, Any]], name: str) -> None:
     for budget, marker in (("tokens", "o"), ("flops", "s")):
         own = [row for row in means if row["budget"] == budget]
         places = [arms.index(row["arm"]) + (0.15 if budget == "flops" else 0) for row in own]
-        losses, spread = [row["loss"] for row in own], [row["deviation"] for row in own]
+        losses, spread = [row["loss"] for row in own], [row["deviation"] or 0.0 for row in own]
         axis.errorbar(places, losses, yerr=spread, fmt=marker, capsize=3, label=f"equal {budget}")
     axis.set_xticks(range(len(arms)), arms, rotation=30, ha="right", fontsize="small")
     axis.set_ylabel(f"validation loss on {name}")

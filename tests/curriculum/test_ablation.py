@@ -106,3 +106,9 @@ def test_seeds_side_by_side_come_to_what_each_alone_does(prepared):
     two, one = (json.loads(Path(f"{name}/shuffled/seed1/arm.json").read_text()) for name in ("two", "one"))
     for ours, theirs in zip(two["evaluation"], one["evaluation"], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+
+
+def test_one_seed_has_no_deviation(prepared, capsys):
+    assert cli.main(["ablate", "--type", prepared, "--seeds", "0", "--arms", "curriculum", "--save_dir", "one"]) == 0
+    assert "±" not in capsys.readouterr().out
+    assert {row["deviation"] for row in json.loads(Path("one/ablation.json").read_text())["means"]} == {None}
