@@ -23,7 +23,7 @@ from curriculum import run
 from curriculum.config import AblationConfig
 from curriculum.data import open_files
 from curriculum.evaluation import Validation
-from curriculum.plan import Files, Part, parts_of, phases, shuffled
+from curriculum.plan import Files, Part, parts_of, phases, shuffled, warmup_of
 
 RESULT = "arm.json"  # what a run that has ended leaves in its folder
 LONGEST = ("fixed_block", "mixture")  # arms whose windows all have the longest stage's length
@@ -48,6 +48,8 @@ def ablate(config: AblationConfig) -> list[dict[str, Any]]:
 
 def check(config: AblationConfig, data: Files) -> None:
     """Raises UserError for stages whose updates cannot take each other's place."""
+    if own := [stage.name for stage in config.stages if stage.lr is not None]:
+        raise UserError(f"stages: {own[0]} has an lr of its own, where all arms are to have one course; leave it out")
     for length in (None, config.longest_stage):
         sizes = {part.tokens_per_update for part in parts_of(config, data, 1, length)}
         if len(sizes) > 1:
@@ -122,7 +124,7 @@ def arm_parts(config: AblationConfig, arm: str, budget: str, data: Files, model:
 def arm_plan(config: AblationConfig, arm: str, parts: Sequence[Part], world: World) -> list[Phase]:
     if arm in ("shuffled", "mixture"):
         return shuffled(config, parts, world.size)
-    return phases(config, list(reversed(parts)) if arm == "reversed" else parts)
+    return phases(config, list(reversed(parts)) if arm == "reversed" else parts, warmup_of(config, parts[0]))
 
 
 def flops_of(model: GPT, parts: Sequence[Part]) -> int:

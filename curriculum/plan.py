@@ -136,19 +136,22 @@ def restart(config: TrainingConfig, part: Part) -> Callable[[int], float]:
     return course(config, part.stage.lr or config.lr, part.steps, warmup_of(config, part))
 
 
-def continuous(config: TrainingConfig, parts: Sequence[Part], number: int) -> Callable[[int], float]:
-    """One course for all parts, by tokens, in units of the first one's updates."""
+def continuous(
+    config: TrainingConfig, parts: Sequence[Part], number: int, warmup: int | None = None
+) -> Callable[[int], float]:
+    """One course for all parts, by tokens, in units of the first one's updates. `warmup`; null: of the first one."""
     unit, part = parts[0].tokens_per_update, parts[number]
     before, total = (sum(p.tokens for p in some) / unit for some in (parts[:number], parts))
     pace = part.tokens_per_update / unit
-    return course(config, part.stage.lr or config.lr, total, warmup_of(config, parts[0]), before, pace)
+    warmup = warmup_of(config, parts[0]) if warmup is None else warmup
+    return course(config, part.stage.lr or config.lr, total, warmup, before, pace)
 
 
-def phases(config: TrainingConfig, parts: Sequence[Part]) -> list[Phase]:
-    """A phase for each part, in their order."""
+def phases(config: TrainingConfig, parts: Sequence[Part], warmup: int | None = None) -> list[Phase]:
+    """A phase for each part, in their order. `warmup`: of a continuous course."""
     plan = []
     for number, part in enumerate(parts):
-        lr = restart(config, part) if config.lr_schedule == "restart" else continuous(config, parts, number)
+        lr = restart(config, part) if config.lr_schedule == "restart" else continuous(config, parts, number, warmup)
         facts = {"block_size": part.length}
         plan.append(Phase(part.stage.name, part.source, part.steps, part.batch_size, lr, facts=facts))
     return plan

@@ -112,3 +112,25 @@ def test_one_seed_has_no_deviation(prepared, capsys):
     assert cli.main(["ablate", "--type", prepared, "--seeds", "0", "--arms", "curriculum", "--save_dir", "one"]) == 0
     assert "±" not in capsys.readouterr().out
     assert {row["deviation"] for row in json.loads(Path("one/ablation.json").read_text())["means"]} == {None}
+
+
+def test_every_arm_has_the_same_course_of_the_learning_rate(curriculum):
+    """A tenth of the first stage is 1 update, of the last 3."""
+    file = curriculum({"warmup": {"n_tokens": 10 * 32}, "pretrain": {"n_tokens": 30 * 32}})
+    assert cli.main(["initialize", "--type", file]) == 0
+    config = config_of(file)
+    data = open_files(config, BYTES)
+    courses = []
+    for arm in ARMS:
+        parts = ablation.arm_parts(config, arm, "tokens", data, GPT(config.shape(BYTES.num_tokens), seed=0), World())
+        plan = ablation.arm_plan(config, arm, parts, World())
+        courses.append([phase.lr(step) for phase in plan for step in range(phase.steps)])
+    for course in courses[1:]:
+        assert course == pytest.approx(courses[0])
+
+
+def test_a_stage_with_a_learning_rate_of_its_own_is_refused(curriculum, capsys):
+    file = curriculum({"pretrain": {"lr": 0.5}})
+    assert cli.main(["initialize", "--type", file]) == 0
+    assert cli.main(["ablate", "--type", file]) == 2
+    assert "stages: pretrain has an lr of its own, where all arms are to have one course" in capsys.readouterr().err
