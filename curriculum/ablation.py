@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -39,6 +40,10 @@ def ablate(config: AblationConfig) -> list[dict[str, Any]]:
     chosen = tokenizer.load(config.tokenizer)
     data = open_files(config, chosen)
     check(config, data)
+    for budget, arm in product(config.budgets, config.arms):  # before any is trained
+        for one in runs_of(config, arm, budget).of_each_seed():
+            if (one.run_dir / RESULT).exists():
+                rows_of(one, arm, budget, data)
     rows: list[dict[str, Any]] = []
     for budget in config.budgets:
         for arm in config.arms:
@@ -57,22 +62,26 @@ def check(config: AblationConfig, data: Files) -> None:
 
 
 def of_arm(config: AblationConfig, arm: str, budget: str, data: Files, chosen: Tokenizer) -> list[dict[str, Any]]:
-    """A row for each seed and text. An arm that costs the same in operations is the same run for both budgets."""
-    own = f"{arm}_{budget}" if arm in LONGEST else arm
-    seeds = config.seeds or [config.seed]
-    update = {"save_dir": str(home(config.save_dir) / own), "resume": True, "seeds": seeds}
-    whole = config.model_copy(update=update)
+    """A row for each seed and text."""
+    whole = runs_of(config, arm, budget)
     each = whole.of_each_seed()
     left = [one for one in each if not (one.run_dir / RESULT).exists()]
     if left:
         for one in left:
             one.check_machine()
-        print(f"\n{own}, seeds {', '.join(str(one.seed) for one in left)}")
+        print(f"\n{home(whole.save_dir).name}, seeds {', '.join(str(one.seed) for one in left)}")
         is_stackable = config.optimizer == "adamw" and not config.document_mask and len(left) > 1
         together = whole.model_copy(update={"seeds": [one.seed for one in left]})
         for some in [together] if is_stackable else left:
             carry_out(some, partial(prepare, arm=arm, budget=budget, data=data, chosen=chosen), run.LABELS)
     return [row for one in each for row in rows_of(one, arm, budget, data)]
+
+
+def runs_of(config: AblationConfig, arm: str, budget: str) -> AblationConfig:
+    """Those of an arm. One that costs the same in operations is the same run for both budgets."""
+    own = f"{arm}_{budget}" if arm in LONGEST else arm
+    save_dir = str(home(config.save_dir) / own)
+    return config.model_copy(update={"save_dir": save_dir, "resume": True, "seeds": config.seeds or [config.seed]})
 
 
 def rows_of(config: AblationConfig, arm: str, budget: str, data: Files) -> list[dict[str, Any]]:

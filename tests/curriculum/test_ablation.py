@@ -78,6 +78,8 @@ def test_the_command_trains_all_arms_once_and_says_what_came_out(prepared, capsy
     assert Path("runs/reversed/seed0/metrics.jsonl").stat().st_mtime_ns == before
     assert cli.main([*command, "--lr", "0.5"]) == 2
     assert "runs/curriculum/seed0/arm.json is of other keys or data" in capsys.readouterr().err
+    assert cli.main([*command[:-4], "--seeds", "0-2", "--save_dir", "runs", "--lr", "0.5"]) == 2
+    assert not Path("runs/curriculum/seed2").exists(), "nothing is trained before that is seen"
 
 
 def test_what_cannot_be_trained_side_by_side_is_trained_in_turn(prepared):
