@@ -82,8 +82,9 @@ def test_the_command_trains_all_arms_once_and_says_what_came_out(prepared, capsy
     assert not Path("runs/curriculum/seed2").exists(), "nothing is trained before that is seen"
 
 
-def test_what_cannot_be_trained_side_by_side_is_trained_in_turn(prepared):
-    flags = ["--seeds", "0,1", "--arms", "curriculum", "--optimizer", "muon", "--document_mask"]
+@pytest.mark.parametrize("keys", [["--optimizer", "muon", "--document_mask"], ["--dropout", "0.1"], ["--profile"]])
+def test_what_cannot_be_trained_side_by_side_is_trained_in_turn(prepared, keys):
+    flags = ["--seeds", "0,1", "--arms", "curriculum", *keys]
     assert cli.main(["ablate", "--type", prepared, "--budgets", "tokens", *flags, "--save_dir", "turns"]) == 0
     assert {path.parent.name for path in Path("turns/curriculum").glob("*/arm.json")} == {"seed0", "seed1"}
     assert cli.main(["generate", "sun", "--save_dir", "turns/curriculum/seed0", "--tokens", "3"]) == 0
@@ -136,3 +137,10 @@ def test_a_stage_with_a_learning_rate_of_its_own_is_refused(curriculum, capsys):
     assert cli.main(["initialize", "--type", file]) == 0
     assert cli.main(["ablate", "--type", file]) == 2
     assert "stages: pretrain has an lr of its own, where all arms are to have one course" in capsys.readouterr().err
+
+
+def test_several_processes_are_refused_before_anything_is_trained(prepared, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["ablate", "--type", prepared, "--seeds", "0", "--save_dir", "two"]) == 2
+    assert "ablate: trains in one process, not under torchrun" in capsys.readouterr().err
+    assert not Path("two").exists()
