@@ -136,5 +136,5 @@ class GenerateConfig(Config):
 
 
 class StatusConfig(DataConfig):
-    training: dict[str, Any] = Field({}, description="keys of `start`; of them, status looks at save_dir")
+    training: dict[str, Any] = Field({}, description="keys of `start`; of them, status looks at save_dir, run_name")
     save_dir: str | None = Field(None, description="folder of the run; null: what the file says, or runs/curriculum")

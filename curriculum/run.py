@@ -132,12 +132,15 @@ def status(config: StatusConfig) -> None:
         for path in paths_of(config, text):
             rows.append({"file": str(path), "stage": text.name, **state_of(path)})
     print(table(rows, ["file", "stage", "state", "documents", "tokens", "tokenizer"]))
-    run_dir = home(config.save_dir or config.training.get("save_dir", "runs/curriculum"))
+    default, name = "runs/curriculum", config.training.get("run_name") or ""
+    run_dir = home(config.save_dir or config.training.get("save_dir", default)) / name
     step = checkpoint.newest_intact(run_dir, say=print)
     if step is None:
         print(f"\n{run_dir}: no run yet")
         return
     state = checkpoint.read_state(checkpoint.folder(run_dir, step))
+    if "curriculum_stage" not in state:
+        raise UserError(f"save_dir: the run in {run_dir} is none of `start`, so that it stands in no stage")
     print(f"\n{run_dir}: step {step}, {state['tokens']:,} tokens, {state['identity']['type']} curriculum")
     where = {key: state[key] for key in ("curriculum_stage_idx", "curriculum_stage", "epoch", "stage_iter_num")}
     print(", ".join(f"{key} {value}" for key, value in where.items()))

@@ -357,6 +357,18 @@ def test_status_says_what_there_is(curriculum, capsys):
     assert "curriculum_stage_idx 2, curriculum_stage pretrain, epoch 0" in out
 
 
+def test_status_finds_a_named_run_and_refuses_one_of_an_ablation(curriculum, capsys):
+    file = curriculum(training={"run_name": "named"})
+    assert begin(file) == 0
+    assert cli.main(["status", "--type", file]) == 0
+    assert "run/named: step " in capsys.readouterr().out
+    file = curriculum()
+    flags = ["--arms", "curriculum", "--seeds", "0", "--budgets", "tokens", "--save_dir", "arms"]
+    assert cli.main(["ablate", "--type", file, *flags]) == 0
+    error = error_of(capsys, "status", "--type", file, "--save_dir", "arms/curriculum/seed0")
+    assert error.startswith("error: save_dir: the run in arms/curriculum/seed0 is none of `start`")
+
+
 def test_python_can_do_what_the_commands_do(curriculum):
     from curriculum.config import TrainingConfig
     from curriculum.data import initialize
