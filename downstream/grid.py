@@ -38,7 +38,11 @@ KINDS: dict[str, type[AdaptationConfig]] = {  # of cells, by the verb that runs 
 }
 NOTE = "cell.json"  # in the folder of a run: what it was begun with
 FINAL = "final"  # a link to the last checkpoint of a donor that has ended
-OWN_KEYS = ("seed", "seeds", "save_dir", "run_name", "resume")  # of a cell, which the grid sets
+OWN_KEYS = {  # which the grid sets, or a cell would not be what its condition says
+    "pretraining": {"seed", "seeds", "save_dir", "run_name", "resume", "shuffle_tokens"},
+    "downstream": {"seed", "seeds", "save_dir", "run_name", "resume", "transfer_control"}
+    | {"pretrained_model_path", "weights_to_be_transferred", "second_model_path", "second_weights_to_be_transferred"},
+}
 
 
 class GridConfig(Config):
@@ -82,11 +86,16 @@ class GridConfig(Config):
         number, shards = map(int, self.shard.split("/"))
         if number >= shards:
             raise ValueError(f"shard {self.shard}: the first number counts from 0 to {shards - 1}")
-        for place, entries in (("pretraining", self.pretraining), ("downstream", self.downstream)):
-            for name, keys in entries.items():
-                own = [key for key in keys if SemanticConfig.other_names.get(key, key) in OWN_KEYS]
+        for place, shared in (("pretraining", self.pretraining_keys), ("downstream", self.downstream_keys)):
+            entries = getattr(self, place)
+            for where, keys in {
+                f"{place}_keys": shared,
+                **{f"{place}.{n}": keys for n, keys in entries.items()},
+            }.items():
+                own = [key for key in keys if SemanticConfig.other_names.get(key, key) in OWN_KEYS[place]]
                 if own:
-                    raise ValueError(f"{place}.{name}.{own[0]}: the grid sets this key itself")
+                    raise ValueError(f"{where}.{own[0]}: the grid sets this key itself")
+            for name, keys in entries.items():
                 if place == "downstream" and keys.get("verb", "algorithmic") not in KINDS:
                     raise ValueError(f"downstream.{name}.verb: {keys['verb']!r} is none of {', '.join(KINDS)}")
                 if not name.replace("_", "").replace("-", "").isalnum():

@@ -222,6 +222,19 @@ def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
         ({"downstream": {}}, "downstream"),
         ({"downstream": {"a b": {"task": "sorting_2"}}}, "folders bear this name"),
         ({"downstream": {"a": {"task": "sorting_2", "seed": 1}}}, "downstream.a.seed: the grid sets this key itself"),
+        ({"downstream_keys": {"seed": 1}}, "downstream_keys.seed: the grid sets this key itself"),
+        (
+            {"downstream_keys": {"pretrained_path": "x"}},
+            "downstream_keys.pretrained_path: the grid sets",
+        ),
+        (
+            {"downstream": {"a": {"task": "sorting_2", "transfer_control": "reinit"}}},
+            "downstream.a.transfer_control: the",
+        ),
+        (
+            {"pretraining": {"p": {"task": "set", "shuffle_tokens": True}}},
+            "p.shuffle_tokens: the grid",
+        ),
         ({"downstream": {"a": {"task": "addition_5"}}}, "downstream.a: task: 'addition_5' is no task"),
         ({"downstream": {"a": {"task": "sorting_2", "lr": 1}}}, "downstream.a: lr: no such key"),
         ({"pretraining": {"p": {"task": "sort", "seq_length": 0}}}, "pretraining.p: seq_length: 0 is not allowed"),
