@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,9 @@ class GridConfig(Config):
     )
     processes: int = Field(1, ge=1, description="processes that work at a time")
     shard: str = Field(
-        "0/1", pattern=r"^\d+/[1-9]\d*$", description="K/N: of the processes' work the shares K, K + N, ... alone"
+        "0/1",
+        pattern=r"^\d+/[1-9]\d*$",
+        description="K/N: of the processes' work the shares K, K + N, ... alone, and what they need",
     )
     slurm: bool = Field(False, description="write a SLURM array script that runs the grid, and nothing else")
 
@@ -227,6 +230,10 @@ def check(config: GridConfig, all_jobs: list[Job]) -> None:
             noted = job.run_dir(seed) / NOTE
             if noted.exists() and json.loads(noted.read_text()) != job.arguments:
                 problems.append(f"{noted.parent} holds a run with other settings; use another save_dir, or remove it")
+    shared = Counter((job.folder, tuple(job.seeds)) for job in all_jobs)
+    problems += [
+        f"{folder} would be that of two conditions; change a name" for (folder, _), n in shared.items() if n > 1
+    ]
     problems = problems or wrong_donors(all_jobs)
     if problems:
         raise UserError(*dict.fromkeys(problems))
@@ -257,7 +264,10 @@ class Workers:
 
     def __init__(self, config: GridConfig, all_jobs: list[Job]):
         number, shards = map(int, config.shard.split("/"))
-        self.root, self.jobs = config.root, all_jobs[number::shards]
+        mine = all_jobs[number::shards]
+        needed = [job.needs for job in mine]
+        others = [job for job in all_jobs if job in needed and job not in mine]
+        self.root, self.jobs = config.root, [*mine, *others]  # whoever comes first trains what several shares need
         self.everything, self.processes = all_jobs, config.processes
         self.failed: dict[str, str] = {}
         self.running: set[subprocess.Popen[bytes]] = set()

@@ -194,6 +194,23 @@ def test_shards_divide_the_runs():
     assert sorted(every[0::3] + every[1::3] + every[2::3]) == sorted(every)
 
 
+def test_a_share_waits_for_no_other_but_trains_the_models_it_needs(tmp_path):
+    """Alone, and where they cannot be trained."""
+    config = written(tmp_path, controls=[])
+    (donor, cell) = jobs(GridConfig(**{**SMALL, "controls": []}, save_dir=str(tmp_path / "grid")))
+    blocked = donor.run_dir(0) / "metrics.jsonl"
+    blocked.mkdir(parents=True)  # cannot be written
+    process = start(config, "--shard", "1/2")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"pretraining/set/seed0 failed: status" in said
+    blocked.rmdir()
+    process = start(config, "--shard", "1/2")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert set(finished(tmp_path)) == {donor.name, cell.name}
+
+
 @pytest.mark.slow
 def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
     config = written(tmp_path, controls=["no_pretraining"])
@@ -238,6 +255,10 @@ def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
         ({"downstream": {"a": {"task": "addition_5"}}}, "downstream.a: task: 'addition_5' is no task"),
         ({"downstream": {"a": {"task": "sorting_2", "lr": 1}}}, "downstream.a: lr: no such key"),
         ({"pretraining": {"p": {"task": "sort", "seq_length": 0}}}, "pretraining.p: seq_length: 0 is not allowed"),
+        (
+            {"weights": {"attention": ["attn"], "attention-shuffled_tokens": ["ffn"]}},
+            "cells/sorting/set-attention-shuffled_tokens would be that of two conditions",
+        ),
         ({"shard": "2/2"}, "shard 2/2"),
         ({"shard": "x"}, "shard: 'x' is not allowed"),
         ({"nope": 1}, "nope: no such key"),
