@@ -23,6 +23,7 @@ from tqdm import tqdm
 from core import config as configuration
 from core.config import Config, home
 from core.errors import Interrupted, RunFailed, UserError
+from core.files import write_whole
 from core.transfer import Component
 from downstream.adaptation import AdaptationConfig
 from downstream.algorithmic_tasks.config import AlgorithmicConfig
@@ -228,7 +229,7 @@ def check(config: GridConfig, all_jobs: list[Job]) -> None:
     for job in all_jobs:
         for seed in job.seeds:
             noted = job.run_dir(seed) / NOTE
-            if noted.exists() and json.loads(noted.read_text()) != job.arguments:
+            if noted.exists() and not says(noted, job.arguments):
                 problems.append(f"{noted.parent} holds a run with other settings; use another save_dir, or remove it")
     shared = Counter((job.folder, tuple(job.seeds)) for job in all_jobs)
     problems += [
@@ -237,6 +238,13 @@ def check(config: GridConfig, all_jobs: list[Job]) -> None:
     problems = problems or wrong_donors(all_jobs)
     if problems:
         raise UserError(*dict.fromkeys(problems))
+
+
+def says(note: Path, arguments: list[str]) -> bool:
+    try:
+        return bool(json.loads(note.read_text()) == arguments)
+    except ValueError:  # damaged: nobody knows what the run was begun with
+        return False
 
 
 def wrong_donors(all_jobs: list[Job]) -> list[str]:
@@ -332,7 +340,7 @@ class Workers:
         left = sorted(set(job.seeds) - set(job.ended()))
         for run_dir in map(job.run_dir, left):
             run_dir.mkdir(parents=True, exist_ok=True)
-            (run_dir / NOTE).write_text(json.dumps(job.arguments) + "\n")
+            write_whole(run_dir / NOTE, json.dumps(job.arguments) + "\n")
         log = self.root / "logs" / f"{job.name.replace('/', '.')}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(

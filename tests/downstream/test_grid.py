@@ -118,7 +118,13 @@ def test_changed_settings_are_refused(ended, capsys):
     config = written(ended, downstream={"sorting": {"task": "sorting_2", "learning_rate": 0.5}})
     assert cli.main(["grid", "--config", str(config)]) == 2
     assert "holds a run with other settings" in capsys.readouterr().err
-    written(ended)
+    config = written(ended)
+    (note,) = (ended / "grid" / "cells" / "sorting" / "no_pretraining").rglob("cell.json")
+    said = note.read_text()
+    note.write_text("")  # as a full disk or a power cut leaves it
+    assert cli.main(["grid", "--config", str(config)]) == 2
+    assert f"{note.parent} holds a run with other settings" in capsys.readouterr().err
+    note.write_text(said)
 
 
 @pytest.mark.slow
