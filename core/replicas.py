@@ -28,6 +28,8 @@ from core.trainer import Definition, Evaluate, Phase, Run, Settings
 
 T = TypeVar("T", bound=SavedRunConfig)
 
+COUNTS = ("questions", "problems")  # of an evaluation, which seeds may have more or fewer of
+
 
 class Replica(NamedTuple):
     """What `core.trainer.train` is given for a run, but for the world; and what follows when its summary is there."""
@@ -79,13 +81,14 @@ def rows_of_seeds(summaries: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
         same = [own[what] for own in of_each if what in own]
         if len(same) == len(of_each):
             numbers = [key for key, x in same[0].items() if isinstance(x, float) and all(key in row for row in same)]
-            means.append({"seed": "mean", **dict(what), **{key: fmean(row[key] for row in same) for key in numbers}})
+            common = {key: x for key, x in same[0].items() if all(row.get(key) == x for row in same)}
+            means.append({"seed": "mean", **common, **{key: fmean(row[key] for row in same) for key in numbers}})
     return rows + means
 
 
 def _what(row: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """What was measured, of an evaluation: all but the numbers."""
-    return tuple((key, value) for key, value in row.items() if not isinstance(value, float))
+    """What was measured, of an evaluation: all but numbers, and on how many."""
+    return tuple((key, value) for key, value in row.items() if not (isinstance(value, float) or key in COUNTS))
 
 
 def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | RunFailed]:

@@ -246,6 +246,8 @@ def test_means_are_of_what_all_seeds_measured():
     means = [row for row in rows_of_seeds(of_each) if row["seed"] == "mean"]
     mean = {"seed": "mean", "split": "validation"}
     assert means == [{**mean, "loss": 1.5}, {**mean, **second, "loss": 4.0}]
+    asked = {seed: evaluation({"questions": 40 + seed, "loss": 1.0 + seed}) for seed in (0, 1)}
+    assert rows_of_seeds(asked)[-1] == {**mean, "loss": 1.5}, "however many each was asked"
     assert rows_of_seeds({}) == []
 
 
