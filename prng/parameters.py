@@ -155,8 +155,10 @@ def uniform(rng: np.random.Generator, bound: int, size: int) -> list[int]:
 def save(path: Path, chosen: Sequence[Parameters]) -> None:
     """Writes `train_a`, ... as (moduli, values) beside `moduli` (moduli,): int64, or decimal text above 2^63."""
     arrays = {key: storable([getattr(p, key) for p in chosen]) for key in KEYS}
-    with path.open("wb") as file:
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
         np.savez(file, moduli=storable([p.m for p in chosen]), **arrays)  # type: ignore[arg-type]
+    partial.replace(path)
 
 
 def load(path: Path) -> list[Parameters]:

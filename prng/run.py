@@ -158,18 +158,27 @@ def check_meaning(config: PrngConfig, folder: Path) -> None:
 
 
 class Recorder(Table):
-    """The table of a run, which leaves the values of a and c with its first row."""
+    """The table of a run, which leaves the values of a and c with its first row, in place of those of a run that was
+    begun in the folder and killed before it had a checkpoint. `is_recorded`: they are there already."""
 
-    def __init__(self, config: PrngConfig, chosen: Sequence[Parameters], world: World, keep: Path | None):
+    def __init__(
+        self,
+        config: PrngConfig,
+        chosen: Sequence[Parameters],
+        world: World,
+        keep: Path | None = None,
+        is_recorded: bool = False,
+    ):
         last = config.plan[-1]
         ends = last.weights(last.phase_steps, len(chosen))
         measured = cells(config.generators, chosen, config.data_seed, generating_device(world))
         super().__init__(measured, config.form, ends, config.eval_examples, config.batch_size, world, keep)
-        self._run_dir, self._chosen = config.run_dir, chosen
+        self._path, self._chosen, self._is_recorded = config.run_dir / AC_VALUES, chosen, is_recorded
 
     def __call__(self, model: LanguageModel, step: int = 0) -> Slices:
-        if self.world.is_main and not (self._run_dir / AC_VALUES).exists():
-            parameters.save(self._run_dir / AC_VALUES, self._chosen)
+        if self.world.is_main and not self._is_recorded:
+            parameters.save(self._path, self._chosen)
+            self._is_recorded = True
         return super().__call__(model, step)
 
 
@@ -199,7 +208,7 @@ def evaluate(settings: EvaluateConfig) -> list[dict[str, Any]]:
     path = folder.resolve().parent / f"correctness_{folder.resolve().name}.npz"
     with join(settings.device) as world:
         model = hf.load(folder).to(world.device)
-        measured = Recorder(run, chosen, world, None)
+        measured = Recorder(run, chosen, world, is_recorded=True)
         measured.examples, measured.batch_size = settings.examples, settings.batch_size
         rows = [{**where, **values} for where, values in measured(model)]
         if world.is_main:
@@ -250,7 +259,7 @@ def plot(settings: PlotConfig) -> list[Path]:
     with join(settings.device) as world:
         for run_dir, folder, (run, chosen) in zip(map(home, settings.runs), folders, opened, strict=True):
             model = hf.load(folder).to(world.device)
-            measured = Recorder(run, chosen, world, None)
+            measured = Recorder(run, chosen, world, is_recorded=True)
             measured.examples, measured.batch_size = settings.examples, settings.batch_size
             measured(model)
             name, title = folder.resolve().name, (run_dir / folder.resolve().name).as_posix()

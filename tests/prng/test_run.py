@@ -374,6 +374,18 @@ def test_the_values_of_a_run_are_those_its_configuration_chooses(train):
     assert run.choose(config) == chosen
 
 
+def test_a_run_does_not_keep_the_values_of_one_that_was_killed_before_its_first_checkpoint(train):
+    words = ["--m", "256", "--num_steps", "10", "--warm_steps", "2", *SMALLER]
+    run_dir = train("run", *words)
+    shutil.rmtree(run_dir / "checkpoint-10")  # what is left of a run that is killed before it
+    (run_dir / "best").unlink()
+    train("run", *words, "--data_seed", "2")
+    _, chosen = run.open_run(run_dir / "checkpoint-10")
+    again = TrainConfig.model_validate(yaml.safe_load((run_dir / "config.yaml").read_text()))
+    assert again.data_seed == 2
+    assert chosen == run.choose(again)
+
+
 def test_weights_and_biases_gets_the_documented_arguments_and_the_key_is_written_nowhere(train, monkeypatch):
     started, logged = {}, {}
 
