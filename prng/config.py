@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from core.config import Config, home
 from core.export import ExportConfig
 from core.model import GPTConfig
-from core.run_config import RunConfig, free
+from core.run_config import LARGEST_SEED, RunConfig, free
 from core.show import ShowConfig
 from prng.curriculum import Phase
 from prng.generators import COMPOSITES, KINDS, TRUNCATED, Generator, parse_kinds
@@ -67,7 +67,9 @@ class PrngConfig(RunConfig):
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's memory of gradients")
     beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's memory of squared gradients")
-    main_seed: int = Field(1, ge=0, description="of the initial weights, dropout and the order of sequences")
+    main_seed: int = Field(
+        1, ge=0, le=LARGEST_SEED, description="of the initial weights, dropout and the order of sequences"
+    )
     data_seed: int = Field(1, ge=0, description="of the choice of a and c and of the start values")
 
     eval_interval: int = Field(100, ge=1, description="updates between evaluations; one comes before the first, too")

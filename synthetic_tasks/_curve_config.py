@@ -9,7 +9,7 @@ from core import hf
 from core.config import Config, home
 from core.errors import UserError
 from core.model import GPT, GPTConfig
-from core.run_config import RunConfig, free
+from core.run_config import LARGEST_SEED, RunConfig, free
 from core.schedule import Shape, factor
 from synthetic_tasks.depo import DepoTask
 from synthetic_tasks.models.olmo3_config import Olmo3Shape, Recurrence
@@ -119,7 +119,7 @@ class CurveConfig(RunConfig):
     eval: HopEvaluation = Field(description="what is measured on the way")
     logging: LoggingConfig = free(LoggingConfig(), description="where else numbers go")
 
-    seed: int = Field(42, ge=0, description="of the initial weights and the data")
+    seed: int = Field(42, ge=0, le=LARGEST_SEED, description="of the initial weights and the data")
     output_dir: str | None = free(None, min_length=1, description="folder of the run; null: outputs/depo_curve/HASH")
     plot_file: str = free("depo_hop_curve.png", min_length=1, description="the plot, in that folder")
     metrics_file: str = free("depo_hop_metrics.csv", min_length=1, description="the numbers, in that folder")

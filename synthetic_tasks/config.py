@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from core.config import Config, problems
 from core.model import GPTConfig
-from core.run_config import TrainingConfig, with_parameters
+from core.run_config import LARGEST_SEED, TrainingConfig, with_parameters
 from core.show import ShowConfig
 from core.task import task_class
 from core.task_verbs import TaskConfig
@@ -64,7 +64,7 @@ class ExamConfig(Config):
     hops: list[Annotated[int, Field(ge=1)]] = Field(
         [], description="of Depo: the numbers of steps asked for; none: all"
     )
-    seed: int | None = Field(None, ge=0, description="of the examples; null: that of the run, or 0")
+    seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="of the examples; null: that of the run, or 0")
     device: str | int = Field("auto", description="auto, cpu, cuda, cuda:1 or the number of a GPU")
 
 

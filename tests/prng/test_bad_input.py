@@ -61,6 +61,7 @@ FLAGS = [
     ({"grad_acc_steps": 0}, ["--grad_acc_steps: 0 "]),
     ({"weight_decay": -1}, ["--weight_decay: -1 "]),
     ({"eval_interval": 0}, ["--eval_interval: 0 "]),
+    ({"main_seed": "2**64"}, ["--main_seed: ", "[0, 18446744073709551615]"]),
     ({"lr": 1}, ["--lr: no such key"]),
     ({"moduli": "256"}, ["--moduli: no such key"]),
     ({"checkpoint_intervall": 5}, ["Did you mean checkpoint_interval?"]),
