@@ -12,6 +12,7 @@ commas part, as in train.learning_rate=1e-3,3e-4, are tried one after the other.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -80,6 +81,7 @@ def run_hydra(name: str, arguments: Sequence[str]) -> None:
         raise UserError("--dry_run: this cannot be rehearsed")
     runs = list(_hydra.swept(words)) if "--multirun" in flags else [words]
     checked = [config.check(lambda keys: verb.schema, _hydra.composed(verb.folder, some), {}) for some in runs]
+    check_folders([keys.run_dir for keys in checked if isinstance(keys, CurveConfig)])
     for number, (some, keys) in enumerate(zip(runs, checked, strict=True), start=1):
         if len(runs) > 1:
             print(f"\n--- run {number} of {len(runs)}: {' '.join(some)}")
@@ -87,6 +89,16 @@ def run_hydra(name: str, arguments: Sequence[str]) -> None:
             print(config.as_yaml(keys), end="")
         else:
             (verb.rehearsal if "--dry_run" in flags and verb.rehearsal else verb.function)(keys)
+
+
+def check_folders(folders: Sequence[Path]) -> None:
+    """Raises UserError if two runs of a sweep would write into one folder, which the second would find taken."""
+    shared = [folder for folder, runs in Counter(folders).items() if runs > 1]
+    if shared:
+        raise UserError(
+            f"output_dir: {folders.count(shared[0])} runs would share {shared[0]}; leave it null and sweep over keys "
+            "that change what comes out, or give each run a folder of its own, as in output_dir=a,b"
+        )
 
 
 def help_of(name: str) -> str:

@@ -316,6 +316,16 @@ def test_a_sweep_runs_every_combination_in_a_folder_of_its_own(tmp_path, monkeyp
     assert "run 4 of 4" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", ["output_dir=here train.learning_rate=1e-3,1e-2", "train.log_every_steps=5,10"])
+def test_a_sweep_whose_runs_would_share_a_folder_is_refused_before_the_first(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    smaller = [*CURVE, *TINY, "train.max_steps=2", "eval.hops=[1,2]"]
+    assert cli.main(["curve", *smaller, *words.split(), "--multirun"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "output_dir: 2 runs would share" in line
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_recurrent_run_that_stopped_is_gone_on_with(tmp_path):
     words = ["curve", *CURVE, "model=recurrent_olmo3", *TINY_OLMO, "eval.hops=[1]"]
     words += ["model.recurrent.train_recursion_mode=poisson", "model.recurrent.act.enabled=true"]
