@@ -1,6 +1,7 @@
 """From a checked configuration to a trained model, and to what it has learned."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from core.split import SHARES, draw_block
 from core.trainer import Definition, Phase, Settings
 from synthetic_tasks._curve_config import CurveConfig
 from synthetic_tasks._exam import LABELS, Row, Sheet, examine
+from synthetic_tasks._example_task import ExampleTask
 from synthetic_tasks.config import MAY_GROW, ExamConfig, ExamOfTask, InspectConfig, SyntheticConfig, schema
+from synthetic_tasks.depo import DepoTask
 from synthetic_tasks.models.recurrent_olmo3 import RecurrentOLMo3
 
 
@@ -93,6 +96,7 @@ def evaluate(config: ExamConfig) -> list[Row]:
     else:
         run = of_checkpoint(folder, lambda keys: CurveConfig if "dataset" in keys else schema(keys))
         task, seed = run.example_task, run.seed if config.seed is None else config.seed
+    check_hops(task, config.hops)
     model = load(folder)
     if task.num_tokens > model.num_tokens or task.block_size > model.n_positions:
         has = f"{model.num_tokens} tokens and {model.n_positions} positions"
@@ -104,6 +108,14 @@ def evaluate(config: ExamConfig) -> list[Row]:
         rows = examine(task, model.to(world.device), sheet, config.hops)
         world.say(table(rows, LABELS))
     return rows
+
+
+def check_hops(task: ExampleTask, hops: Sequence[int]) -> None:
+    """Raises UserError for numbers of steps that the task cannot be asked for."""
+    if hops and not isinstance(task, DepoTask):
+        raise UserError(f"hops: only Depo asks for them, and this task is {task.name}; leave them out")
+    if isinstance(task, DepoTask) and max(hops, default=0) > task.K:
+        raise UserError(f"hops: {max(hops)} steps are never asked for by this task, whose K is {task.K}; use fewer")
 
 
 def load(folder: Path) -> LanguageModel:

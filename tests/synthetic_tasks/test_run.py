@@ -356,6 +356,21 @@ def test_help_names_every_group_and_key(name, keys, capsys):
 
 
 @pytest.mark.parametrize(
+    ("task", "hops", "message"),
+    [
+        ("depo", "1,3", "hops: 3 steps are never asked for by this task, whose K is 2"),
+        ("mano", "1", "hops: only Depo asks for them, and this task is mano"),
+    ],
+)
+def test_hops_that_a_checkpoint_cannot_be_asked_for_are_refused(task, hops, message, tmp_path, capsys):
+    assert cli.main(["train", "--task", task, *TASKS[task].split(), *SMALL, "--save_dir", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", "--checkpoint", str(tmp_path / "best"), "--hops", hops, "--examples", "4"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         ("curve dataset=nope", "Could not find 'dataset/nope'; Available options in 'dataset': depo1"),
