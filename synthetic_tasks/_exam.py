@@ -43,12 +43,12 @@ class Sheet:
 
 
 def examine(task: ExampleTask, model: LanguageModel, sheet: Sheet, hops: Sequence[int] = ()) -> list[Row]:
-    """The measurement that belongs to the task. `hops`: of Depo; none means those that occur."""
+    """The measurement that belongs to the task, on graphs of N nodes. `hops`: of Depo; none means those that occur."""
     match task:
         case DepoTask():
-            return hop_accuracy(task, model, sheet, hops or task.hops)
+            return hop_accuracy(task.replace(qa=True), model, sheet, hops or task.hops)
         case BrevoTask():
-            return [order_accuracy(task, model, sheet)]
+            return [order_accuracy(task.replace(qa=True), model, sheet)]
         case ManoTask():
             return value_accuracy(task, model, sheet)
         case CapoTask():

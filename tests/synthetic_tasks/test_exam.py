@@ -106,6 +106,16 @@ def test_an_answer_with_one_wrong_token_is_wrong_as_a_whole_and_ans_does_not_cou
     assert found["token"] == pytest.approx(right_tokens / tokens)
 
 
+@pytest.mark.parametrize("task", [DEPO, BrevoTask(N=9)])
+def test_graphs_are_asked_about_at_their_full_size_as_in_the_paper(task):
+    whole = task.replace(qa=True)  # n = N
+    is_depo = isinstance(whole, DepoTask)
+    rows = rows_of(whole, whole.at_hops([2], SHEET.seed, "test", 0)[2]) if is_depo else some(whole)
+    (found,) = exam.examine(task, recites(task, rows), SHEET, [2])
+    assert not task.qa
+    assert found["accuracy"] == 1
+
+
 @pytest.mark.parametrize("documented", [False, True])
 @pytest.mark.parametrize("multi", [False, True])
 def test_any_topological_order_is_right_and_a_wrong_one_is_not(multi, documented):
