@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,38 +14,52 @@ from prng.config import PrngConfig, of_run
 from prng.evaluation import CELLS, Cell, Scores
 from prng.generators import modulus_name
 
+T = TypeVar("T")
 Panel = Callable[[Any], None]
+Cells = dict[str, dict[str, list[Row]]]  # rows of metrics by generator and cell
 UNSEEN, *_ = CELLS
 STYLES = dict(zip(CELLS, ("-", "--", "-.", ":"), strict=True))
-PANELS_AT_MOST = 6
+AT_ONCE = 6  # generators in a panel of curves, panels in a picture of positions
 
 
 def draw_run(run_dir: Path) -> list[Path]:
     """Curves of a run, from its metrics.jsonl and config.yaml, in `plots/curves.png`."""
     rows = read_metrics(run_dir)
     run: PrngConfig = resolve(of_run, str(run_dir / "config.yaml"), {})
-    panels: list[Panel] = [partial(_draw_loss, rows=rows), partial(_draw_last, rows=rows), partial(_draw_plan, run=run)]
+    training = [row for row in rows if row["split"] == "train"]
+    panels: list[Panel] = []
+    for found in _in_parts(list(_by_generator(rows).items())):
+        panels += [
+            partial(_draw_loss, training=training, generators=dict(found)),
+            partial(_draw_last, generators=dict(found)),
+        ]
+    panels.append(partial(_draw_plan, run=run))
     return [draw_panels(panels, run_dir / "plots" / "curves.png", title=run_dir.as_posix(), across="update")]
 
 
-def _by_generator(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
+def _by_generator(rows: Sequence[Row]) -> Cells:
     """Test rows by generator and cell, without the mean over generators."""
-    found: dict[str, dict[str, list[Row]]] = {}
+    found: Cells = {}
     for row in rows:
         if "m" in row:
             found.setdefault(row["generator"], {}).setdefault(row["cell"], []).append(row)
     return found
 
 
-def _draw_loss(axis: Any, rows: Sequence[Row]) -> None:
-    axis.plot(*curve([row for row in rows if row["split"] == "train"], "loss"), color="0.7", label="training")
-    for generator, cells in _by_generator(rows).items():
+def _in_parts(items: Sequence[T]) -> list[Sequence[T]]:
+    """As many together as a picture can tell apart."""
+    return [items[i : i + AT_ONCE] for i in range(0, len(items), AT_ONCE)]
+
+
+def _draw_loss(axis: Any, training: Sequence[Row], generators: Cells) -> None:
+    axis.plot(*curve(training, "loss"), color="0.7", label="training")
+    for generator, cells in generators.items():
         axis.plot(*curve(cells[UNSEEN], "loss"), marker=".", label=f"{generator}, {UNSEEN}")
     axis.set_ylabel("loss (nats per token)")
 
 
-def _draw_last(axis: Any, rows: Sequence[Row]) -> None:
-    for number, cells in enumerate(_by_generator(rows).values()):
+def _draw_last(axis: Any, generators: Cells) -> None:
+    for number, cells in enumerate(generators.values()):
         for cell, points in cells.items():
             label = cell if number == 0 else None
             axis.plot(*curve(points, "last_accuracy"), STYLES[cell], color=f"C{number}", label=label)
@@ -74,15 +88,18 @@ def _draw_plan(axis: Any, run: PrngConfig) -> None:
 # --- Accuracy against position
 
 
-def draw_positions(cells: Sequence[Cell], scores: Sequence[Scores], path: Path, title: str) -> Path:
+def draw_positions(cells: Sequence[Cell], scores: Sequence[Scores], path: Path, title: str) -> list[Path]:
     """A panel for each generator: accuracy of number n given those before it, with a line at each power of two, where
-    the lowest bits, bit j of period 2^(j + 1), have been seen once more."""
-    names = list(dict.fromkeys(cell.generator.name for cell in cells))[:PANELS_AT_MOST]
+    the lowest bits, bit j of period 2^(j + 1), have been seen once more. Many generators take several pictures."""
     panels = []
-    for name in names:
+    for name in dict.fromkeys(cell.generator.name for cell in cells):
         own = [(cell, score) for cell, score in zip(cells, scores, strict=True) if cell.generator.name == name]
         panels.append(partial(_draw_positions, own=own))
-    return draw_panels(panels, path, title=title, across="number in the sequence")
+    drawn = []
+    for number, some in enumerate(_in_parts(panels), start=1):
+        at = path if number == 1 else path.with_stem(f"{path.stem}_{number}")
+        drawn.append(draw_panels(some, at, title=title, across="number in the sequence"))
+    return drawn
 
 
 def _draw_positions(axis: Any, own: Sequence[tuple[Cell, Scores]]) -> None:

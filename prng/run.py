@@ -266,7 +266,7 @@ def plot(settings: PlotConfig) -> list[Path]:
             rows = model.wte.weight.detach().float().cpu().numpy()[: run.form.base]
             drawn += plots.draw_run(run_dir)
             at = run_dir / "plots"
-            drawn.append(plots.draw_positions(measured.cells, measured.scores, at / f"positions_{name}.png", title))
+            drawn += plots.draw_positions(measured.cells, measured.scores, at / f"positions_{name}.png", title)
             drawn.append(plots.draw_embedding(rows, at / f"embedding_{name}.png", title))
             for cell, scores in zip(measured.cells, measured.scores, strict=True):
                 needed = plots.needed_context(scores.by_number, settings.threshold)

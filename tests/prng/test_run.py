@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib import pyplot
 from small_runs import metrics
 from transformers import AutoModelForCausalLM
 
 from core import checkpoint, hf
-from prng import cli, curriculum_lowmem, parameters, prng_train_lowmem, run
+from prng import cli, curriculum_lowmem, parameters, plots, prng_train_lowmem, run
 from prng.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -344,6 +345,38 @@ def test_plots_are_drawn_from_any_checkpoint(train, capsys):
     assert (runs[1] / "plots" / "positions_checkpoint-20.png").stat().st_size > 10_000
     assert cli.main(["plot", words[0], "--checkpoint", "21", "--device", "cpu"]) == 2
     assert "holds checkpoints of steps: 20" in capsys.readouterr().err
+
+
+def test_many_generators_are_all_drawn_and_told_apart(train, monkeypatch):
+    drawn = {}
+
+    def draw(axis_of_each, path, **texts):
+        _, axes = pyplot.subplots(1, len(axis_of_each))
+        for axis, panel in zip(axes, axis_of_each, strict=True):
+            panel(axis)
+        drawn[path.name] = axes
+        return path
+
+    monkeypatch.setattr(plots, "draw_panels", draw)
+    words = ["--type", "XSPCGs", "--moduli", "2**12,2**13,2**14", "--control_bits", "1,2", *SMALLER]
+    run_dir = train("run", *words, "--phases", '[{"phase_steps": 2}]', "--eval_examples", "2", verb="curriculum")
+    names = {generator.name for row in run.open_run(run_dir / "checkpoint-2")[0].generators for generator in row}
+    assert len(names) == 18
+
+    losses = [axis for axis in drawn["curves.png"] if axis.get_ylabel().startswith("loss")]
+    labels = [text.removesuffix(", unseen a, unseen c") for axis in losses for text in _labels(axis)]
+    assert sorted(set(labels) - {"training"}) == sorted(names)
+    for axis in losses:
+        assert len({line.get_color() for line in axis.lines}) == len(axis.lines), "two curves of one colour"
+
+    assert cli.main(["plot", str(run_dir), "--device", "cpu"]) == 0
+    titles = [axis.get_title() for name, axes in drawn.items() if name.startswith("positions") for axis in axes]
+    assert sorted(titles) == sorted(names)
+    pyplot.close("all")
+
+
+def _labels(axis):
+    return axis.get_legend_handles_labels()[1]
 
 
 def test_generate_prints_the_numbers(capsys):
