@@ -59,7 +59,8 @@ class Generator:
                 raise ValueError(f"{self.name}: {self.kind} with L = {self.state_bits} bits of a state needs {rule}")
 
     def _domain(self) -> list[tuple[bool, str]]:
-        """What must hold for every window to lie inside the state, in words that say it."""
+        """What must hold for every window to lie inside the state, in words that say it. Only those of XSHRR and XSHRS
+        may run over its top, where they read zeros, as in arXiv 2510.26792's code."""
         L, cb, k = self.state_bits, self.control_bits, self.k
         rules = [(0 < k <= L, "1 <= bits_to_keep <= L"), (0 <= cb <= L, "0 <= control_bits <= L")]
         widest = 2 ** max(0, min(cb, L))  # number of values of the control bits
