@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from core import checkpoint, hf, rehearsal, trainer
-from core.config import home
+from core.config import home, resolve
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Slices
@@ -41,6 +41,7 @@ from prng.source import Grid, Mixture
 LABELS = ("generator", "cell")
 MAY_GROW = ("num_steps",)
 AC_VALUES = "ac_values.npz"
+PARAMS = "params"  # folder of the final weights alone
 
 
 def train(config: PrngConfig) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def check_meaning(config: PrngConfig, folder: Path) -> None:
         if config.pretrain_m is not None:
             raise UserError(f"pretrain_m: cannot be checked, as {run_config} does not exist; leave it out")
         return
-    run = of_checkpoint(folder, of_run)
+    run = run_of(folder)
     moduli = [m for m, _ in run.widths]
     if config.pretrain_m is not None and config.pretrain_m != max(moduli):
         raise UserError(f"pretrain_m: {config.pretrain_m}, but {folder} was trained on moduli up to {max(moduli)}")
@@ -185,18 +186,26 @@ class Recorder(Table):
 def finish(config: PrngConfig, model: GPT, summary: dict[str, Any]) -> None:
     """Writes what was asked for beside the checkpoints, draws, and says where everything is."""
     if config.save_params:
-        folder = config.run_dir / "params"
+        folder = config.run_dir / PARAMS
         folder.mkdir(exist_ok=True)
         hf.save(model, folder)
     report(config.run_dir, summary, plots.draw_run(config.run_dir), LABELS)
-    written = {"params": config.save_params, "correctness.npz": config.save_correctness, AC_VALUES: True}
+    written = {PARAMS: config.save_params, "correctness.npz": config.save_correctness, AC_VALUES: True}
     for name in (name for name, exists in written.items() if exists):
         print(f"{name.partition('.')[0]:<11} {config.run_dir / name}")
 
 
+def run_of(folder: Path) -> PrngConfig:
+    """The configuration of the run that a checkpoint belongs to, or the weights alone, which have no manifest."""
+    run_config = folder.resolve().parent / "config.yaml"
+    if folder.resolve().name == PARAMS and (folder / "config.json").exists() and run_config.exists():
+        return resolve(of_run, str(run_config), {})
+    return of_checkpoint(folder, of_run)
+
+
 def open_run(folder: Path) -> tuple[PrngConfig, list[Parameters]]:
     """The configuration and the values of the run that a checkpoint belongs to."""
-    run = of_checkpoint(folder, of_run)
+    run = run_of(folder)
     return run, parameters.load(folder.resolve().parent / AC_VALUES)
 
 

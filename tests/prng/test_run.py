@@ -337,6 +337,20 @@ def test_evaluating_a_checkpoint_gives_what_the_run_measured(train, capsys):
         np.testing.assert_allclose(a["by_number"], b["by_number"])
 
 
+def test_the_weights_alone_are_measured_and_trained_on_like_the_last_checkpoint(train, capsys):
+    words = ["--m", "256", "--num_steps", "10", "--warm_steps", "2", *SMALLER]
+    run_dir = train("run", *words, "--save_params")
+    tables = []
+    for name in ("checkpoint-10", "params"):
+        capsys.readouterr()
+        assert cli.main(["evaluate", "--checkpoint", str(run_dir / name), "--device", "cpu"]) == 0
+        tables.append(capsys.readouterr().out.partition("by position")[0])
+    assert tables[0] == tables[1]
+    further = [train(name, *words, "--pretrained_path", str(run_dir / name)) for name in ("checkpoint-10", "params")]
+    one, other = ((path / "checkpoint-10" / "model.safetensors").read_bytes() for path in further)
+    assert one == other
+
+
 def test_plots_are_drawn_from_any_checkpoint(train, capsys):
     runs = [train(f"run{n}", "--m", f"2**{n}", "--num_steps", "20", *SMALLER) for n in (6, 8)]
     words = [str(r) for r in runs]
