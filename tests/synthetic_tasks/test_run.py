@@ -16,7 +16,8 @@ from core import hf
 from core.config import resolve
 from core.model import GPT, GPTConfig
 from core.source import Verdict
-from synthetic_tasks import cli
+from synthetic_tasks import _hydra, cli
+from synthetic_tasks._curve_config import CurveConfig, FromPretrained, RecurrentModel, TinyGPT2
 from synthetic_tasks.config import schema
 from synthetic_tasks.models.olmo3_config import Olmo3Shape, Recurrence
 from synthetic_tasks.models.recurrent_olmo3 import RecurrentOLMo3
@@ -350,6 +351,25 @@ def test_help_names_every_group_and_key(name, keys, capsys):
     out = capsys.readouterr().out
     for key in keys:
         assert key in out, key
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("tiny_gpt2", TinyGPT2),
+        ("small", TinyGPT2),
+        ("from_pretrained", FromPretrained),
+        ("recurrent_olmo3", RecurrentModel),
+    ],
+)
+def test_every_key_that_help_names_has_its_place_in_the_files(model, kind):
+    """Hydra refuses to change a key that is in none of them."""
+    keys = _hydra.composed("depo_curve", [f"model={model}"])
+    assert sorted(CurveConfig.model_fields.keys() - {*keys, *keys["train"]}) == []
+    assert sorted(kind.model_fields.keys() - keys["model"].keys()) == []
+    if kind is RecurrentModel:
+        assert sorted(Olmo3Shape.model_fields.keys() - keys["model"]["hf"].keys()) == []
+        assert sorted(Recurrence.model_fields.keys() - keys["model"]["recurrent"].keys()) == []
 
 
 # --- Bad input
