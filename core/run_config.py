@@ -203,6 +203,16 @@ class TrainingConfig(SavedRunConfig):
         parse_size(size)
         return size
 
+    @model_validator(mode="after")
+    def _seeds_fit_side_by_side(self) -> Self:
+        """As `core.replicas.check`, which sees the models themselves, but before there is a folder."""
+        if self.seeds is not None and self.dropout:
+            raise ValueError("seeds: what dropout draws for one cannot be drawn for all at once; set dropout to 0")
+        if self.seeds is not None and (self.compile == "reduce-overhead" or self.profile):
+            only = "compile: reduce-overhead and profile are for one run; use compile: true or no profile"
+            raise ValueError(f"seeds: {only}")
+        return self
+
     @property
     @abstractmethod
     def total_steps(self) -> int:
