@@ -16,10 +16,17 @@ from core.tracking import Tracker
 from core.trainer import Phase, Run, Settings
 
 
-def rehearse(model: LanguageModel, plan: Sequence[Phase], settings: Settings, world: World, updates: int = 3) -> str:
+def rehearse(
+    model: LanguageModel,
+    plan: Sequence[Phase],
+    settings: Settings,
+    world: World,
+    updates: int = 3,
+    seeds: Sequence[int] | None = None,
+) -> str:
     """Tries a few updates of the plan and says in words what the whole would take. Writes nothing.
 
-    The memory is predicted before, and said, for the case that it is not there.
+    The memory is predicted before, and said, for the case that it is not there. Of several `seeds` one is tried.
     """
     settings = replace(settings, profile=False)
     run = Run(model, plan, lambda model, step: [], settings, Path(), world)
@@ -47,6 +54,8 @@ def rehearse(model: LanguageModel, plan: Sequence[Phase], settings: Settings, wo
         "updates": f"{run.total:,}",
         "expected duration": f"{duration(seconds * run.total)} without evaluation",
     }
+    if seeds is not None:
+        lines["seeds at once"] = f"{len(seeds)}; the above is of one of them, and memory grows with their number"
     return "\n".join(f"{name:<28}{value}" for name, value in lines.items())
 
 

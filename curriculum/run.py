@@ -122,7 +122,7 @@ def rehearse(config: TrainingConfig) -> None:
         world.say(describe(parts))
         model = GPT(config.shape(chosen.num_tokens), seed=config.seed)
         plan = sorted(phases(config, parts), key=lambda phase: -phase.facts["block_size"])
-        world.say(rehearsal.rehearse(model, plan, config.settings(world.device), world))
+        world.say(rehearsal.rehearse(model, plan, config.settings(world.device), world, seeds=config.seeds))
 
 
 def status(config: StatusConfig) -> None:

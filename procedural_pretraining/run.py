@@ -51,7 +51,7 @@ def rehearse(config: PretrainingConfig) -> None:
     with config.join() as world:
         model, source, plan, settings = build(config, world)
         source.task = config.task_at(config.final_length)
-        world.say(rehearsal.rehearse(model, plan, settings, world))
+        world.say(rehearsal.rehearse(model, plan, settings, world, seeds=config.seeds))
 
 
 def check_splits(config: PretrainingConfig) -> None:

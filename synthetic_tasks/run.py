@@ -56,7 +56,7 @@ def rehearse(config: SyntheticConfig) -> None:
     check_device(config.device)
     check_splits(config)
     with config.join() as world:
-        world.say(rehearsal.rehearse(*build(config, world), world))
+        world.say(rehearsal.rehearse(*build(config, world), world, seeds=config.seeds))
 
 
 def check_splits(config: SyntheticConfig) -> None:

@@ -61,7 +61,7 @@ def rehearse(config: AlgorithmicConfig) -> None:
     with config.join() as world:
         model, fates = build_model(config, config.shape)
         announce(fates, world)
-        world.say(rehearsal.rehearse(model, *build_plan(config, world), world))
+        world.say(rehearsal.rehearse(model, *build_plan(config, world), world, seeds=config.seeds))
 
 
 def check_splits(config: AlgorithmicConfig) -> None:

@@ -63,7 +63,7 @@ def rehearse(open_corpus: Open, config: T) -> None:
         model, fates = build_model(config, partial(config.shape, num_tokens=corpus.num_tokens))
         announce(fates, world)
         world.say(describe(corpus))
-        world.say(rehearsal.rehearse(model, *build_plan(config, corpus, world), world))
+        world.say(rehearsal.rehearse(model, *build_plan(config, corpus, world), world, seeds=config.seeds))
 
 
 def build_plan(config: SemanticConfig, corpus: Corpus, world: World) -> tuple[list[Phase], Settings]:

@@ -324,6 +324,11 @@ def test_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
         assert words in said, said
 
 
+def test_dry_run_of_seeds_says_that_it_tried_one_of_them(tmp_path, capsys):
+    assert cli.main([*flags(save_dir=tmp_path / "run", seeds="0-2"), "--dry_run"]) == 0
+    assert "seeds at once               3; the above is of one of them" in capsys.readouterr().out
+
+
 def test_dry_run_of_a_length_curriculum_measures_its_longest_sequences(tmp_path, capsys):
     assert cli.main([*flags(save_dir=tmp_path / "run"), "--use_curriculum", "--dry_run"]) == 0
     assert f" {8 * (Set(seq_length=6, vocab_size=12).block_size - 1)}, of which" in capsys.readouterr().out
