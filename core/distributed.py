@@ -87,6 +87,11 @@ def keep_freed_memory() -> None:
     mallopt(MMAP_MAX, 0)  # no mapping of its own for a large tensor
 
 
+def processes() -> int:
+    """How many take part, before they have joined: as many as `torchrun` says, or this one."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 @contextmanager
 def join(device: str | int = "auto", timeout: timedelta = timedelta(minutes=10)) -> Iterator[World]:
     """The world that `torchrun` describes in the environment, or a world of one.
@@ -101,7 +106,7 @@ def join(device: str | int = "auto", timeout: timedelta = timedelta(minutes=10))
     else:
         torch.set_flush_denormal(True)  # after a saturated softmax, denormal numbers make a step several times slower
         keep_freed_memory()
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if processes() == 1:
         yield World(device=chosen)
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)

@@ -98,7 +98,7 @@ def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | Ru
     go first, so that runs may start at different steps, as after one was resumed alone. Raises UserError before any
     work, Interrupted after a signal, with everything saved.
     """
-    check(replicas, world)
+    check(replicas)
     runs = [Run(*replica.arguments[:-1], world) for replica in replicas]
     ended: dict[int, dict[str, Any] | RunFailed] = {}
     with ExitStack() as stack:
@@ -124,19 +124,9 @@ def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | Ru
     return [ended[number] for number in range(len(runs))]
 
 
-def check(replicas: Sequence[Replica], world: World) -> None:
-    """Raises UserError for what cannot be computed side by side."""
+def check(replicas: Sequence[Replica]) -> None:
+    """What differs in more than the seed is a mistake of ours; a user's are refused by `SavedRunConfig`."""
     first = replicas[0]
-    if world.size > 1:
-        raise UserError("seeds: they share one process; under torchrun give each process seeds of its own, or one seed")
-    if first.model.config.dropout:
-        raise UserError("seeds: what dropout draws for one cannot be drawn for all at once; set dropout to 0")
-    if first.settings.compile == "reduce-overhead" or first.settings.profile:
-        raise UserError("seeds: compile: reduce-overhead and profile are for one run; use compile: true or no profile")
-    if first.settings.optimizer != "adamw":
-        raise UserError(f"seeds: {first.settings.optimizer} cannot move models side by side; use adamw, or one seed")
-    if any(phase.pack_to for phase in first.plan):
-        raise UserError("seeds: rows that share contexts cannot be trained side by side; set pack_to to null")
     for other in replicas[1:]:
         alike = replace(other.settings, seed=first.settings.seed, wandb=first.settings.wandb)
         assert alike == first.settings, "they differ in more than the seed"

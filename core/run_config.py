@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, create_model, field_validator, model_val
 
 from core import checkpoint, files, tracking
 from core.config import Config, Schema, home, resolve
-from core.distributed import World, join, pick_device
+from core.distributed import World, join, pick_device, processes
 from core.errors import UserError
 from core.model import GPTConfig, parse_size
 from core.parallel import Kind
@@ -113,6 +113,8 @@ class RunConfig(Config, ABC):
 class SavedRunConfig(RunConfig):
     """The keys of commands whose run lies in `save_dir/run_name`."""
 
+    seeds_may_take_turns: ClassVar[bool] = False  # where they cannot be trained at once
+
     seed: int
     seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] | None = free(
         None, description="in place of seed, several, trained at once as runs of their own: 0-9, or 0,3,7-9"
@@ -134,7 +136,26 @@ class SavedRunConfig(RunConfig):
     def _seeds_can_be(self) -> Self:
         if self.seeds is not None and self.resume_run_id is not None:
             raise ValueError("resume_run_id names one run, but seeds asks for several")
+        if self.seeds is not None and not self.seeds_may_take_turns and (reason := self.only_one_at_a_time):
+            raise ValueError(f"seeds: {reason}")
         return self
+
+    @property
+    def only_one_at_a_time(self) -> str | None:
+        """Why `core.replicas` cannot train several seeds at once with these keys, of which not every command has all;
+        None if it can."""
+        optimizer, is_packed = getattr(self, "optimizer", "adamw"), getattr(self, "pack_to", None) is not None
+        is_masked = getattr(self, "document_mask", False) or getattr(self, "isolated", False)
+        reasons = {
+            "they share one process; under torchrun give each process seeds of its own, or one seed": processes() > 1,
+            "what dropout draws for one cannot be drawn for all at once; set dropout to 0": getattr(self, "dropout", 0),
+            "compile: reduce-overhead is for one run; use true": self.compile == "reduce-overhead",
+            "profile is for one run": self.profile,
+            f"optimizer {optimizer} cannot move models side by side; use adamw, or one seed": optimizer != "adamw",
+            "rows that share contexts cannot be trained side by side; set pack_to to null": is_packed,
+            "documents that see themselves alone cannot be trained side by side; give one seed": is_masked,
+        }
+        return next((reason for reason, applies in reasons.items() if applies), None)
 
     def of_each_seed(self) -> list[Self]:
         """The configuration of each of `seeds` as if it were given alone, each in a folder of its own; or this one."""
@@ -202,16 +223,6 @@ class TrainingConfig(SavedRunConfig):
     def _is_size(cls, size: str) -> str:
         parse_size(size)
         return size
-
-    @model_validator(mode="after")
-    def _seeds_fit_side_by_side(self) -> Self:
-        """As `core.replicas.check`, which sees the models themselves, but before there is a folder."""
-        if self.seeds is not None and self.dropout:
-            raise ValueError("seeds: what dropout draws for one cannot be drawn for all at once; set dropout to 0")
-        if self.seeds is not None and (self.compile == "reduce-overhead" or self.profile):
-            only = "compile: reduce-overhead and profile are for one run; use compile: true or no profile"
-            raise ValueError(f"seeds: {only}")
-        return self
 
     @property
     @abstractmethod

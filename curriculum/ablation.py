@@ -1,7 +1,6 @@
 """Is it the order, the length, or neither? The same text in other orders and lengths, at an equal cost."""
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any
 
 from core import files, tokenizer
 from core.config import home
-from core.distributed import World
+from core.distributed import World, processes
 from core.errors import UserError
 from core.model import GPT
 from core.plots import draw_panels
@@ -54,7 +53,7 @@ def ablate(config: AblationConfig) -> list[dict[str, Any]]:
 
 def check(config: AblationConfig, data: Files) -> None:
     """Raises UserError for stages whose updates cannot take each other's place."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # ranks would not agree on which arms have ended
+    if processes() > 1:  # ranks would not agree on which arms have ended
         raise UserError(
             "ablate: trains in one process, not under torchrun; start it on each GPU with seeds or arms of its own, "
             "and at the end once for all of them"
@@ -77,15 +76,9 @@ def of_arm(config: AblationConfig, arm: str, budget: str, data: Files, chosen: T
             one.check_machine()
         print(f"\n{home(whole.save_dir).name}, seeds {', '.join(str(one.seed) for one in left)}")
         together = whole.model_copy(update={"seeds": [one.seed for one in left]})
-        for some in [together] if len(left) > 1 and can_stand_side_by_side(config) else left:
+        for some in [together] if len(left) > 1 and config.only_one_at_a_time is None else left:
             carry_out(some, partial(prepare, arm=arm, budget=budget, data=data, chosen=chosen), run.LABELS)
     return [row for one in each for row in rows_of(one, arm, budget, data)]
-
-
-def can_stand_side_by_side(config: AblationConfig) -> bool:
-    """Whether `core.replicas` takes the seeds of an arm at once; else they take turns."""
-    is_plain = config.optimizer == "adamw" and not (config.document_mask or config.dropout or config.profile)
-    return is_plain and config.compile != "reduce-overhead"
 
 
 def runs_of(config: AblationConfig, arm: str, budget: str) -> AblationConfig:

@@ -1,9 +1,9 @@
 """The keys of the verbs that need a model: training, generation, and the comparison with other orders."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from core.config import Config
 from core.model import GPTConfig, parse_size
@@ -18,7 +18,6 @@ FREE_OF_DATA = ("local_files", "web_sources", "data_dir", "data_seed", "val_shar
 class TrainingConfig(SavedRunConfig, DataConfig):
     headings: ClassVar[dict[str, str]] = {"training": "", "wandb": "wandb_"}
     cut: ClassVar[frozenset[str]] = frozenset({"batch_size", "gradient_accumulation_steps"})
-    trains_side_by_side: ClassVar[bool] = True  # several seeds, always
 
     gpt2_size: str = Field("8_16_512", description="layers_heads_width of the model")
     positions: Literal["rope", "learned"] = Field("rope", description="rotary positions, or GPT-2's learned ones")
@@ -59,13 +58,6 @@ class TrainingConfig(SavedRunConfig, DataConfig):
     def _is_size(cls, size: str) -> str:
         parse_size(size)
         return size
-
-    @model_validator(mode="after")
-    def _can_train_side_by_side(self) -> Self:
-        if self.trains_side_by_side and self.seeds is not None and (self.optimizer != "adamw" or self.document_mask):
-            key = "document_mask" if self.document_mask else f"optimizer {self.optimizer}"
-            raise ValueError(f"seeds trains models side by side, which {key} cannot; give one seed")
-        return self
 
     @property
     def longest(self) -> int:
@@ -110,7 +102,7 @@ ARMS = ("curriculum", "reversed", "shuffled", "fixed_block", "mixture")
 
 
 class AblationConfig(TrainingConfig):
-    trains_side_by_side: ClassVar[bool] = False  # where it cannot, the seeds take turns
+    seeds_may_take_turns: ClassVar[bool] = True
 
     save_dir: str = free("runs/curriculum_ablation", min_length=1, description="folder of all runs")
     seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] | None = free(

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from core.config import home
 from core.donor import Donor
 from core.model import GPTConfig, parse_size
-from core.run_config import free
+from core.run_config import LARGEST_SEED, free
 from core.transfer import Component, Embedding
 from downstream.adaptation import AdaptationConfig
 from downstream.semantic.problem_file import DIFFICULTIES
@@ -90,12 +90,6 @@ class SemanticConfig(AdaptationConfig):
         if size is not None:
             parse_size(size)
         return size
-
-    @model_validator(mode="after")
-    def _seeds_see_whole_rows(self) -> Self:
-        if self.seeds is not None and self.isolated:
-            raise ValueError("seeds: documents that see themselves alone cannot be trained side by side; give one seed")
-        return self
 
     @property
     def may_grow(self) -> Sequence[str]:
@@ -211,7 +205,9 @@ class C4Config(TextConfig):
     eval_steps: int | None = Field(500, ge=1, description="updates between validations; null: save_steps")
     save_steps: int = free(2000, ge=1, description="updates between checkpoints; the last update is always saved")
     log_every_steps: int = free(100, ge=1, description="updates between lines of training loss")
-    seed: int = Field(3407, ge=0, description="of the initial weights, the data, and what a transfer draws")
+    seed: int = Field(
+        3407, ge=0, le=LARGEST_SEED, description="of the initial weights, the data, and what a transfer draws"
+    )
     save_dir: str = free("results/semantic/c4", min_length=1, description="folder of the run")
 
     @model_validator(mode="after")

@@ -45,7 +45,7 @@ def test_a_run_that_is_too_short_to_watch_ends_well(train, capsys):
         ({"compile": "max-autotune"}, "compile: 'max-autotune' is not allowed"),
         ({"parallel": "zero"}, "parallel: 'zero' is not allowed"),
         ({"timeout_minutes": "0"}, "timeout_minutes"),
-        ({"seeds": "0-1", "profile": True}, "seeds: compile: reduce-overhead and profile are for one run"),
+        ({"seeds": "0-1", "profile": True}, "seeds: profile is for one run"),
     ],
 )
 def test_what_cannot_be_is_refused(train, tmp_path, capsys, changes, words):
