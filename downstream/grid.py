@@ -222,6 +222,8 @@ def check(config: GridConfig, all_jobs: list[Job]) -> None:
     for task in config.downstream:
         verb, keys = verb_and_keys(config, task)
         kind, flags = KINDS[verb], {key: _text(value) for key, value in keys.items()}
+        if config.seeds_at_once and len(config.seeds) > 1:
+            flags["seeds"] = ",".join(map(str, config.seeds))
         try:
             configuration.resolve(lambda values, kind=kind: kind, None, flags)  # type: ignore[misc]
         except UserError as error:

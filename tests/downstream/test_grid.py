@@ -262,6 +262,10 @@ def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
         ({"downstream": {"a": {"task": "sorting_2", "lr": 1}}}, "downstream.a: lr: no such key"),
         ({"pretraining": {"p": {"task": "sort", "seq_length": 0}}}, "pretraining.p: seq_length: 0 is not allowed"),
         (
+            {"seeds": [0, 1], "seeds_at_once": True, "downstream": {"a": {"task": "sorting_2", "dropout": 0.1}}},
+            "downstream.a: command line: seeds: what dropout draws for one",
+        ),
+        (
             {"weights": {"attention": ["attn"], "attention-shuffled_tokens": ["ffn"]}},
             "cells/sorting/set-attention-shuffled_tokens would be that of two conditions",
         ),

@@ -142,6 +142,13 @@ def test_a_folder_for_data_that_cannot_be_made_is_said(english, archive, tmp_pat
     assert f"error: prepared_dir: {tmp_path}/file/prepared" in capsys.readouterr().err
 
 
+def test_seeds_with_dropout_are_refused_before_anything_is_written(english, tmp_path, capsys):
+    folders = {"prepared_dir": tmp_path / "prepared", "save_dir": tmp_path / "run"}
+    assert cli.main(["c4", *words(data=english, **{**SMALL, **folders, "dropout": 0.1, "seeds": "0-1"})]) == 2
+    assert "cannot be drawn for all at once; set dropout to 0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_ends_below_a_perplexity(train):
     result = summary(train(early_stopping_perplexity=500))
     assert (result["stopped"], result["step"]) == ("perplexity", 6)
