@@ -21,6 +21,9 @@ class ProblemCorpus(Corpus):
         """Raises UserError for data that are missing or do not fit."""
         self.num_tokens = DOCUMENTED_SIZE + config.end_token
         problems = prepare(config.folders, home(config.prepared_dir))
+        if not problems.of(*DIFFICULTIES):
+            folder = home(config.train_dir or config.data)
+            raise UserError(f"{folder}: its training problems are all test questions; none is left to train on")
         longest = problems.longest() + 2 + config.end_token
         if longest > config.seq_length:
             raise UserError(f"seq_length: {config.seq_length} is too short; the longest problem has {longest} tokens")

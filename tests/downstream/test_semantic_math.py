@@ -193,3 +193,14 @@ def test_an_empty_data_set_is_refused(tmp_path, capsys):
         (tmp_path / folder).mkdir()
     assert cli.main(["math", *words(**SMALL, data=tmp_path, prepared_dir=tmp_path / "p", save_dir=tmp_path / "r")]) == 2
     assert "train-easy holds no .txt files" in capsys.readouterr().err
+
+
+def test_training_problems_that_are_all_test_questions_are_refused(tmp_path, capsys):
+    for folder, text in (("train-easy", "1+1?\n2\n"), ("interpolate", "1+1?\n2\n1+2?\n3\n")):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        (tmp_path / "data" / folder / "sums.txt").write_text(text)
+    keys = {**SMALL, "data": tmp_path / "data", "prepared_dir": tmp_path / "prepared", "save_dir": tmp_path / "run"}
+    assert cli.main(["math", *words(**keys)]) == 2
+    error = capsys.readouterr().err
+    assert f"error: {tmp_path}/data: its training problems are all test questions; none is left to train on" in error
+    assert not (tmp_path / "run").exists()
