@@ -201,7 +201,8 @@ def draw(means: Sequence[dict[str, Any]], folder: Path, config: AblationConfig) 
 def _draw_text(axis: Any, means: list[dict[str, Any]], name: str) -> None:
     arms = list(dict.fromkeys(row["arm"] for row in means))
     for budget, marker in (("tokens", "o"), ("flops", "s")):
-        own = [row for row in means if row["budget"] == budget]
+        if not (own := [row for row in means if row["budget"] == budget]):
+            continue  # or the legend would name what was not run
         places = [arms.index(row["arm"]) + (0.15 if budget == "flops" else 0) for row in own]
         losses, spread = [row["loss"] for row in own], [row["deviation"] or 0.0 for row in own]
         axis.errorbar(places, losses, yerr=spread, fmt=marker, capsize=3, label=f"equal {budget}")

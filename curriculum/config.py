@@ -116,6 +116,13 @@ class AblationConfig(TrainingConfig):
     )
     lr_schedule: Literal["continuous"] = Field("continuous", description="the same course for every arm")
 
+    @field_validator("arms", "budgets")
+    @classmethod
+    def _once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):  # runs would count twice in means and deviations
+            raise ValueError(f"{', '.join(names)} names one twice")
+        return names
+
 
 class GenerateConfig(Config):
     prompt: str = Field(min_length=1, description="what the model continues")

@@ -144,3 +144,9 @@ def test_several_processes_are_refused_before_anything_is_trained(prepared, monk
     assert cli.main(["ablate", "--type", prepared, "--seeds", "0", "--save_dir", "two"]) == 2
     assert "ablate: trains in one process, not under torchrun" in capsys.readouterr().err
     assert not Path("two").exists()
+
+
+@pytest.mark.parametrize(("key", "names"), [("arms", "curriculum,shuffled,curriculum"), ("budgets", "tokens,tokens")])
+def test_an_arm_or_budget_named_twice_would_count_its_runs_twice_and_is_refused(prepared, capsys, key, names):
+    assert cli.main(["ablate", "--type", prepared, f"--{key}", names, "--save_dir", "twice"]) == 2
+    assert f"--{key}: {names.replace(',', ', ')} names one twice" in capsys.readouterr().err
