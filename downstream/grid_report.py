@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from core.config import Config, home, parse_yaml
+from core.config import Config, home, resolve
 from core.errors import UserError
 from core.plots import draw_panels
 from core.tracking import read_metrics
@@ -49,7 +49,7 @@ def report(config: ReportConfig) -> list[dict[str, Any]]:
     root = home(config.grid)
     if not (root / "grid.yaml").exists():
         raise UserError(f"grid: {root} holds no grid; run `python -m downstream.cli grid --config FILE` first")
-    grid = GridConfig(**parse_yaml((root / "grid.yaml").read_text()))
+    grid = resolve(lambda values: GridConfig, str(root / "grid.yaml"), {})
     expected = [job for job in jobs(grid) if job.labels]
     ended = [(job, seed) for job in expected for seed in job.ended()]
     missing = [f"{job.group}/seed{seed}" for job in expected for seed in job.seeds if (job, seed) not in ended]

@@ -322,6 +322,12 @@ def test_a_loss_that_is_never_reached_and_values_without_spread_are_said():
 def test_a_report_on_nothing_is_refused(tmp_path, ended):
     with pytest.raises(UserError, match="holds no grid"):
         grid_report.report(grid_report.ReportConfig(grid=str(tmp_path)))
+    (tmp_path / "grid.yaml").write_text("seeds: [0")
+    with pytest.raises(UserError, match=r"grid.yaml: line 1, column"):
+        grid_report.report(grid_report.ReportConfig(grid=str(tmp_path)))
+    (tmp_path / "grid.yaml").write_text("seeds: [zero]")
+    with pytest.raises(UserError, match=r"grid.yaml: seeds"):
+        grid_report.report(grid_report.ReportConfig(grid=str(tmp_path)))
     with pytest.raises(UserError, match="'speed' is none of the measurements"):
         grid_report.report(grid_report.ReportConfig(grid=str(ended / "grid"), metric="speed"))
 
