@@ -136,7 +136,7 @@ def tokenizer_of(config: TextConfig, train: Documents, folder: Path) -> Tokenize
     """The one that is asked for, or none. `folder`: where one that is trained is kept. Raises UserError."""
     name = config.tokenizer
     if name == "train":
-        return trained(config.vocab_size, train, folder / "trained.json")
+        return trained(config.vocab_size, train, config.max_documents, folder / "trained.json")
     is_hub_name = name.count("/") == 1 and not name.startswith((".", "/", "~")) and not home(name).exists()
     return tokenizers.load(str(from_hub(name)) if is_hub_name else name)
 
@@ -153,8 +153,8 @@ def from_hub(repository: str) -> Path:
         ) from error
 
 
-def trained(size: int, documents: Documents, path: Path) -> Tokenizer:
-    """A byte-level BPE of the training documents alone, trained once and kept at `path`."""
+def trained(size: int, documents: Documents, most: int | None, path: Path) -> Tokenizer:
+    """A byte-level BPE of the training documents alone, the first `most` of them, trained once and kept at `path`."""
     if not path.exists():
         from tokenizers import Tokenizer as Inner
         from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -167,16 +167,16 @@ def trained(size: int, documents: Documents, path: Path) -> Tokenizer:
         teacher = trainers.BpeTrainer(
             vocab_size=size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
         )
-        inner.train_from_iterator(texts(documents), teacher)
+        inner.train_from_iterator(texts(documents, most), teacher)
         partial = path.with_suffix(".partial")
         inner.save(str(partial))
         partial.replace(path)
     return tokenizers.from_path(path)
 
 
-def texts(documents: Documents) -> Iterator[str]:
+def texts(documents: Documents, most: int | None) -> Iterator[str]:
     left = TRAINED_ON
-    for document in documents.documents():
+    for document in islice(documents.documents(), most):
         yield document.text
         left -= len(document.text)
         if left <= 0:

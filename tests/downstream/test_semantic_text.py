@@ -277,6 +277,17 @@ def test_a_tokenizer_is_trained_on_training_documents_alone(train, packages, tmp
     assert (ready / "trained.json").exists()
 
 
+def test_a_tokenizer_is_trained_on_no_more_documents_than_are_read(train, tmp_path):
+    lines = ["zqx" * 20 if number else "the first of them all, and the only one to be read" for number in range(40)]
+    for side in ("train", "validation"):
+        rows = "".join(json.dumps({"text": f"{number} {line}"}) + "\n" for number, line in enumerate(lines))
+        (tmp_path / f"{side}.jsonl").write_text(rows if side == "train" else rows.replace('": "', '": "other '))
+    files = {"data": tmp_path / "train.jsonl", "validation_data": tmp_path / "validation.jsonl"}
+    train(tokenizer="train", vocab_size=300, max_documents=1, seq_length=8, **files)
+    (path,) = (tmp_path / "prepared").rglob("trained.json")
+    assert "zqx" not in path.read_text()
+
+
 def test_a_data_set_of_the_hub_is_read_no_further_than_needed(train, tmp_path, capsys):
     hub = tmp_path / "hub"
     hub.mkdir()
