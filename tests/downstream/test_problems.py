@@ -265,6 +265,7 @@ def test_every_character_of_an_answer_counts(tmp_path):
 
         def __init__(self, says: str):
             super().__init__()
+            self.number = 1  # of models side by side
             self.says = torch.tensor([*encode(says), END])
 
         def hidden(self, input_ids, positions, rows=None, first=0):
