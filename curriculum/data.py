@@ -1,6 +1,7 @@
 """The token files of a curriculum: made, found, and divided into training and validation."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,6 +199,7 @@ def open_files(config: DataConfig, chosen: Tokenizer) -> dict[str, dict[str, Tok
         for path in paths_of(config, text):
             try:
                 file = TokenFile(path, chosen, advice=advice, say=tqdm.write)
+                check_origin(config, text, file, advice)
                 check_length(text, file)
                 found.setdefault(text.name, {})[path.name.partition("_")[0]] = file
             except UserError as error:
@@ -205,6 +207,21 @@ def open_files(config: DataConfig, chosen: Tokenizer) -> dict[str, dict[str, Tok
     if problems:
         raise UserError(*problems)
     return found
+
+
+def check_origin(config: DataConfig, text: Text, file: TokenFile, advice: str) -> None:
+    """Raises UserError for a file that was made with other keys than those of now. The source itself need not be here,
+    as on a machine that token files were copied to."""
+    if file.meta is None:
+        return
+    made = {**file.meta["settings"], "source": file.meta["source"]}
+    now: dict[str, Any] = {"val_share": config.val_share, "data_seed": config.data_seed, "limit": text.n_items}
+    with suppress(UserError):
+        now["source"] = source_of(config, text).identity()
+    for key, value in now.items():
+        if key in made and made[key] != value:
+            name = "n_items" if key == "limit" else key
+            raise UserError(f"{file.path}: was made with {name} {made[key]}, which is now {value}; {advice}")
 
 
 def check_length(text: Text, file: TokenFile) -> None:

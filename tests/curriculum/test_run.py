@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -230,6 +231,28 @@ def test_another_type_and_changed_data_are_refused_with_both_names(curriculum, c
     error = error_of(capsys, "start", "--type", file)
     assert "run already holds a run (checkpoint-" in error
     assert f"go on with: python -m curriculum.cli resume --type {file}" in error
+
+
+def test_files_made_with_other_keys_are_refused_until_they_are_made_anew(curriculum, capsys):
+    assert cli.main(["initialize", "--type", curriculum()]) == 0
+    shutil.copytree("text/a", "text/d")
+    for changes, key in [
+        ({"val_share": 0.3}, "val_share 0.2, which is now 0.3"),
+        ({"stages": {"warmup": {"n_items": 29}}}, "n_items None, which is now 29"),
+        ({"stages": {"warmup": {"source_path": ["text/d"]}}}, "source {"),
+    ]:
+        file = curriculum(**changes)
+        error = error_of(capsys, "start", "--type", file)
+        assert f"train_warmup_pretrain.bin: was made with {key}" in error
+        assert f"make it with: python -m curriculum.cli initialize --type {file}" in error
+        assert not Path("run").exists()
+
+
+def test_files_may_be_trained_on_where_their_source_is_not(curriculum):
+    file = curriculum()
+    assert cli.main(["initialize", "--type", file]) == 0
+    shutil.rmtree("text")
+    assert cli.main(["start", "--type", file]) == 0
 
 
 def test_data_that_moved_may_be_resumed_with(curriculum):
