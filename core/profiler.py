@@ -54,14 +54,16 @@ class Profiler:
 
     def finish(self) -> None:
         """Writes and says what was seen, once; after the run's last update at the latest."""
-        watched = self.updates - WARM_UP
-        if not self.is_on or watched < 0:
+        if not self.is_on:
             return
-        self.is_on = False
-        self._trace.stop()
-        if watched:
+        self.is_on, watched = False, self.updates - WARM_UP
+        if watched >= 0:
+            self._trace.stop()
+        if watched > 0:
             self._trace.export_chrome_trace(str(self.path))
             self.world.say(f"{self.summary(watched)}\ntrace of {watched} updates, for chrome://tracing: {self.path}")
+        else:
+            self.world.say(f"profile: no trace of {self.updates} updates, as the first {WARM_UP} pass unseen")
 
     def summary(self, watched: int) -> str:
         total = sum(self.seconds.values())

@@ -203,6 +203,8 @@ class Abreast:
         self.batches.__exit__(*error)
         for run in self.runs:
             del run.evaluated
+            with_memory_of_its_own(run)  # else a run that has ended would hold the stack for as long as others go on
+        del self.model, self.optimizer, self.parameters
 
     def evaluated(self, number: int) -> Slices:
         """What a run measures now. The first to ask has all of them measured, as all are due at the same steps."""
@@ -249,6 +251,14 @@ class Abreast:
             (losses * scale).sum().backward()  # no model's weights are in another's loss
             total += losses.detach()
         return total
+
+
+def with_memory_of_its_own(run: Run) -> None:
+    """Weights and moments in place of views into a stack."""
+    for parameter in run.model.parameters():
+        parameter.data = parameter.data.clone()
+    for state in run.optimizer.state.values():
+        state.update({slot: value.clone() for slot, value in state.items()})
 
 
 def clip_each_(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:

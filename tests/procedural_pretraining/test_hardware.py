@@ -33,6 +33,7 @@ def test_a_profile_is_a_trace_and_five_lines(train, capsys):
 def test_a_run_that_is_too_short_to_watch_ends_well(train, capsys):
     run = train("run", profile=True, max_steps=3)
     assert not (run / "trace.json").exists()
+    assert "profile: no trace of 3 updates, as the first 5 pass unseen" in capsys.readouterr().out
     train("eight", profile=True, max_steps=8)
     assert "trace of 3 updates" in capsys.readouterr().out
 

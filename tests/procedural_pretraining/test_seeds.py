@@ -1,5 +1,6 @@
 """Seeds trained at once end as runs of one seed each."""
 
+import gc
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,10 @@ import torch
 from safetensors.torch import load_file
 from small_runs import flags, metrics
 
-from core import checkpoint, hf
+from core import checkpoint, hf, replicas
 from core.replicas import rows_of_seeds
 from core.run_config import spelt_out
+from core.stacked import StackedGPT
 from core.trainer import Run
 from procedural_pretraining import cli
 
@@ -103,13 +106,24 @@ def test_each_seed_is_the_run_that_it_would_be_alone_after_100_updates(train, ch
     assert len(set(losses)) == 3, "seeds must differ, or there is nothing to show"
 
 
-def test_runs_that_grow_or_end_at_different_updates(train):
+def test_runs_that_grow_or_end_at_different_updates(train, monkeypatch):
     growing = {
         "seq_length": 5, "vocab_size": 8, "use_curriculum": True, "curriculum_mastery_threshold": 0.28,
         "curriculum_step_size": 1, "eval_every_steps": 4, "save_every_steps": 10, "max_steps": 120, "lr": 3e-3,
         "stop_at_mastery": True,
     }  # fmt: skip
+    stacks: list[weakref.ref] = []
+
+    class Watched(StackedGPT):
+        def __init__(self, models):
+            gc.collect()
+            assert not any(stack() for stack in stacks), "those that have ended hold what they shared"
+            super().__init__(models)
+            stacks.append(weakref.ref(self))
+
+    monkeypatch.setattr(replicas, "StackedGPT", Watched)
     together = train("together", seeds="0-3", **growing)
+    assert len(stacks) > 1
     ends, growth = set(), set()
     for seed in range(4):
         alone = train(f"alone{seed}", seed=seed, **growing)
