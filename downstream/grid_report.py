@@ -167,7 +167,8 @@ def draw_heat_map(rows: Sequence[dict[str, Any]], metric: str, path: Path) -> Pa
     reach = float(np.nanmax(np.abs(table))) or 1.0
 
     def draw(axis: Any) -> None:
-        axis.imshow(table, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
+        image = axis.imshow(table, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
+        axis.figure.colorbar(image, ax=axis, label="difference")
         axis.set_xticks(range(len(tasks)), tasks)
         axis.set_yticks(range(len(conditions)), conditions)
         for i, line in enumerate(words):
@@ -190,7 +191,7 @@ def draw_courses(cells: Sequence[Cell], metric: str, root: Path) -> Path:
                     shortest = min(len(cell.course) for cell in mine)
                     values = np.array([cell.course[:shortest] for cell in mine])
                     (line,) = axis.plot(mine[0].tokens[:shortest], values.mean(axis=0), label=condition)
-                    spread = values.std(axis=0)
+                    spread = values.std(axis=0, ddof=1) if len(values) > 1 else 0.0
                     low, high = values.mean(axis=0) - spread, values.mean(axis=0) + spread
                     axis.fill_between(mine[0].tokens[:shortest], low, high, color=line.get_color(), alpha=0.15, lw=0)
             axis.set_title(task, fontsize="small")
