@@ -141,9 +141,9 @@ class SavedRunConfig(RunConfig):
         return self
 
     @property
-    def only_one_at_a_time(self) -> str | None:
+    def only_one_at_a_time(self) -> str:
         """Why `core.replicas` cannot train several seeds at once with these keys, of which not every command has all;
-        None if it can."""
+        empty if it can."""
         optimizer, is_packed = getattr(self, "optimizer", "adamw"), getattr(self, "pack_to", None) is not None
         is_masked = getattr(self, "document_mask", False) or getattr(self, "isolated", False)
         reasons = {
@@ -155,7 +155,7 @@ class SavedRunConfig(RunConfig):
             "rows that share contexts cannot be trained side by side; set pack_to to null": is_packed,
             "documents that see themselves alone cannot be trained side by side; give one seed": is_masked,
         }
-        return next((reason for reason, applies in reasons.items() if applies), None)
+        return "; and ".join(reason for reason, applies in reasons.items() if applies)
 
     def of_each_seed(self) -> list[Self]:
         """The configuration of each of `seeds` as if it were given alone, each in a folder of its own; or this one."""

@@ -76,7 +76,7 @@ def of_arm(config: AblationConfig, arm: str, budget: str, data: Files, chosen: T
             one.check_machine()
         print(f"\n{home(whole.save_dir).name}, seeds {', '.join(str(one.seed) for one in left)}")
         together = whole.model_copy(update={"seeds": [one.seed for one in left]})
-        for some in [together] if len(left) > 1 and config.only_one_at_a_time is None else left:
+        for some in [together] if len(left) > 1 and not config.only_one_at_a_time else left:
             carry_out(some, partial(prepare, arm=arm, budget=budget, data=data, chosen=chosen), run.LABELS)
     return [row for one in each for row in rows_of(one, arm, budget, data)]
 

@@ -370,7 +370,7 @@ REFUSED = [
     ({"gpt2_size": "2_4_15"}, ["--gpt2_size: '2_4_15': width 15 cannot be split over 4 heads"]),
     ({"seq_length": 1}, ["--seq_length: 1 is not allowed"]),
     ({"validation_share": 1}, ["--validation_share: 1 is not allowed"]),
-    ({"isolated": "true", "seeds": "0-1"}, ["seeds: documents that see themselves alone"]),
+    ({"isolated": "true", "seeds": "0-1"}, ["seeds: ", "documents that see themselves alone"]),
     ({"pretrained_path": "{tmp}/one.txt"}, ["pretrained_model_path: {tmp}/one.txt holds no readable model"]),
     ({"weights_to_train": "[]"}, ["nothing is left to be trained"]),
 ]
