@@ -11,6 +11,7 @@ import pytest
 SETUP = Path(__file__).parents[1] / "scripts" / "setup.sh"
 
 
+@pytest.mark.slow
 def test_a_venv_that_was_left_without_pip_is_made_anew(tmp_path):
     """As Debian's python3 without python3-venv leaves it: it makes .venv/bin/python, and then fails."""
     (tmp_path / "scripts").mkdir()

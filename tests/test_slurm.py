@@ -95,10 +95,8 @@ def stopped_and_submitted_again(cluster, tmp_path, script: str, words: list[str]
     return said + error + second.stdout
 
 
-@pytest.mark.parametrize(
-    ("script", "ranks"),
-    [("single_node.sbatch", 2), pytest.param("multi_node.sbatch", 1, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "ranks"), [("single_node.sbatch", 2), ("multi_node.sbatch", 1)])
 def test_a_job_that_is_stopped_saves_is_queued_again_and_goes_on(cluster, tmp_path, script, ranks):
     run = tmp_path / "run"
     keys = flags(save_dir=run, max_steps=600, save_every_steps=20, gpt2_size="1_1_8", save_total_limit=2)

@@ -200,6 +200,7 @@ def test_shards_divide_the_runs():
     assert sorted(every[0::3] + every[1::3] + every[2::3]) == sorted(every)
 
 
+@pytest.mark.slow
 def test_a_share_waits_for_no_other_but_trains_the_models_it_needs(tmp_path):
     """Alone, and where they cannot be trained."""
     config = written(tmp_path, controls=[])

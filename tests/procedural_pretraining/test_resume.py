@@ -243,6 +243,7 @@ def assert_same_course(one: Path, other: Path) -> None:
         assert left["loss"] == pytest.approx(right["loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_accumulation_and_take_over_from_each_other(train, tmp_path):
     # Logged every 3rd update, so that the loss at 21 is a mean over updates before and after the resume at 20.
     common = {"max_steps": 50, "save_every_steps": 10, "log_every_steps": 3, "save_total_limit": None}

@@ -157,6 +157,7 @@ def test_documented_inspections(words, tokenizer, capsys):
         assert "[w9500]" in out
 
 
+@pytest.mark.slow
 def test_the_documented_scripts_run_by_their_paths(tmp_path):
     done = script("inspect_dataset", "dataset=mano", "show=2", folder=tmp_path)
     assert done.returncode == 0, done.stderr
