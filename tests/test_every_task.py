@@ -25,7 +25,7 @@ SEVERAL_QUESTIONS = SEVERAL_ANSWERS | {"depo"}  # whose prompt leaves open what 
 SPAN = 30  # integers reach from the lower bound of their domain to this much above it
 
 every_task = pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__module__)
-over_its_domain = settings(max_examples=40, deadline=None, derandomize=True)
+over_its_domain = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 def bounds(field: FieldInfo) -> dict:

@@ -68,6 +68,7 @@ def test_the_card_and_the_plan_say_what_it_is(tmp_path):
     assert "path: data/train-*.parquet" in card
 
 
+@pytest.mark.slow
 def test_an_export_killed_at_any_file_goes_on_and_ends_with_the_same_bytes(tmp_path):
     command = ["export", "set", "--seq_length", "5", "--train", "900", "--rows_per_file", "200", "--out"]
     assert cli.main([*command, str(tmp_path / "whole")]) == 0

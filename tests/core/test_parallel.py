@@ -144,7 +144,9 @@ def test_a_signal_to_any_rank_stops_all_once_everything_is_saved(server, tmp_pat
 # --- A rank is lost
 
 
-@pytest.mark.parametrize(("kind", "lost"), [("ddp", 1), ("fsdp", 1), ("ddp", 0), ("fsdp", 0)])
+@pytest.mark.parametrize(
+    ("kind", "lost"), [("ddp", 1), pytest.param("fsdp", 1, marks=pytest.mark.slow), ("ddp", 0), ("fsdp", 0)]
+)
 def test_a_killed_rank_ends_all_in_words_and_the_run_goes_on(server, alone, tmp_path, kind, lost):
     run = tmp_path / "run"
     keys = {**KEYS, "parallel": kind, "gradient_accumulation_steps": 3}

@@ -92,7 +92,8 @@ def without_keys_bias(name: str, tensor: torch.Tensor) -> torch.Tensor:
         pytest.param({"task": "mixture", "seq_length": None, "vocab_size": None, "parts": "[{task: set, weight: 1, "
          "seq_length: 7, vocab_size: 12}, {task: stack, weight: 1, seq_length: 5, vocab_size: 9}]"},
          marks=pytest.mark.slow),
-        {"max_grad_norm": "null", "eval_lengths": "[3]", "save_steps": "[7]", "save_total_limit": 1, "num_workers": 0},
+        pytest.param({"max_grad_norm": "null", "eval_lengths": "[3]", "save_steps": "[7]", "save_total_limit": 1,
+         "num_workers": 0}, marks=pytest.mark.slow),
     ],
     ids=["plain", "rope", "mixture of lengths", "limits"],
 )  # fmt: skip
