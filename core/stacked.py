@@ -48,9 +48,8 @@ class StackedLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.layer_norm(x, x.shape[-1:], eps=self.eps).reshape(len(self.weight), -1, x.shape[-1])
-        return (y * self.weight.unsqueeze(1) + self.bias.unsqueeze(1)).reshape(
-            x.shape
-        )  # addcmul's gradient takes longer
+        y = y * self.weight.unsqueeze(1) + self.bias.unsqueeze(1)  # the gradient of addcmul is more operations
+        return y.reshape(x.shape)
 
 
 STACKED = {
