@@ -136,6 +136,14 @@ class Run:
     def newest(self) -> Path:
         return checkpoint.folder(self.run_dir, self.state.step)
 
+    @property
+    def best(self) -> Path | None:
+        """The checkpoint that `best` points to. A run that ends as its data changes has measured none on the new data;
+        then it is the last one, as those before have seen less of them."""
+        if self.state.best_saved:
+            return checkpoint.folder(self.run_dir, self.state.best_saved[0])
+        return self.newest if self.is_done() else None
+
     def remaining(self) -> Iterator[tuple[Phase, int]]:
         """Each update that is left, as its phase and its number within the phase."""
         while not self.is_done():
@@ -346,19 +354,15 @@ class Run:
         """Saves, marks the best, deletes what is over the limit. Only the main rank writes."""
         self.read()
         state, best, window = self.state, self.state.best_saved, self.window_of_all_ranks()
-        is_best = self.saveable_loss is not None and (best is None or self.saveable_loss < best[1])
-        if is_best:
-            assert self.saveable_loss is not None
+        if self.saveable_loss is not None and (best is None or self.saveable_loss < best[1]):
             state.best_saved = (state.step, self.saveable_loss)
         self.parallel.collect()
         optimizer_state = self.parallel.optimizer_state(self.optimizer)
         if self.world.is_main:
-            self.write(window, optimizer_state, is_best)
+            self.write(window, optimizer_state)
         self.world.wait_for_all()  # to leave after a signal before it is written would have it killed by torchrun
 
-    def write(
-        self, window: list[tuple[float, float, float]], optimizer_state: dict[str, Tensor], is_best: bool
-    ) -> None:
+    def write(self, window: list[tuple[float, float, float]], optimizer_state: dict[str, Tensor]) -> None:
         state = self.state
         phase, _ = self.locate(state.step - 1)
         sources = {phase.name: phase.source.state_dict() for phase in self.plan}
@@ -366,7 +370,7 @@ class Run:
         record = {**self.position(state.step), **position, "sources": sources, "identity": self.identity}
         self.tracker.flush()
         checkpoint.save(self.run_dir, state.step, self.model, optimizer_state, record, self.settings.pad_token)
-        if is_best:
+        if self.best == self.newest:
             checkpoint.link_best(self.run_dir, state.step)
         kept = {*self.settings.save_steps, *self.settings.milestones}
         checkpoint.prune(self.run_dir, state.step, self.settings.save_total_limit, kept)
@@ -436,7 +440,7 @@ class Run:
             "evaluation": [{**where, **values} for where, values in self.slices],
             "sources": {phase.name: phase.source.state_dict() for phase in self.plan},
             "checkpoint": str(self.newest),
-            "best": str(checkpoint.folder(self.run_dir, state.best_saved[0])) if state.best_saved else None,
+            "best": str(self.best),
             "parameters": self.model.num_parameters(),
             "session": {  # of this process; a resumed run has had others
                 "steps": steps,

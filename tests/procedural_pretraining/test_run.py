@@ -161,6 +161,13 @@ def test_a_length_is_kept_for_the_epochs_asked(train):
     assert history == [[0, 2], [20, 4], [40, 6]]
 
 
+def test_best_is_the_last_checkpoint_where_the_last_evaluation_lets_the_length_grow(train):
+    run = train(max_steps=10, use_curriculum=True, curriculum_mastery_threshold=0.01)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["sources"]["set"]["history"][-1][0] == 10
+    assert summary["best"] == str((run / "best").resolve()) == str(run / "checkpoint-10")
+
+
 def test_best_is_the_saved_checkpoint_with_the_lowest_validation_loss_and_is_never_deleted(train):
     rising = {"lr": 0.5, "warmup_steps": 39, "max_steps": 40}  # diverges after a good start
     run = train(save_total_limit=1, save_steps="[7]", **rising)
