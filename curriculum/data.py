@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 
 
 def path_of(config: DataConfig, text: Text, side: Literal["train", "val"]) -> Path:
-    return home(config.data_dir) / f"{side}_{text.name}_{text.dataset_suffix}.bin"
+    return home(config.data_dir) / f"{side}_{text.stem}.bin"
 
 
 def source_of(config: DataConfig, text: Text) -> Documents:
@@ -102,7 +102,7 @@ def make(
 ) -> list[TokenFile]:
     """The token files of one stage, made now or found as they should be."""
     paths = paths_of(config, text)
-    whole = home(config.data_dir) / f".whole_{text.name}_{text.dataset_suffix}.bin"
+    whole = home(config.data_dir) / f".whole_{text.stem}.bin"
     settings = {"val_share": config.val_share, "data_seed": config.data_seed, "block_size": text.block_size}
     asked = {
         "source": source.identity(),

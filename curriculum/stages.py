@@ -39,6 +39,11 @@ class Text(Config):
     )
 
     @property
+    def stem(self) -> str:
+        """What its files' names have in common."""
+        return f"{self.name}_{self.dataset_suffix}"
+
+    @property
     def origin(self) -> tuple[Any, ...]:
         """Equal for stages that read the same text."""
         return (self.dataset_key, self.subset, self.split, tuple(self.source_path or ()))
@@ -86,6 +91,11 @@ def check(stages: list[CurriculumStage], held_out: Text | None = None) -> None:
     if doubles := [name for name, count in Counter(text.name for text in texts).items() if count > 1]:
         raise ValueError(f"stages: two are named {doubles[0]!r}; each needs a name of its own")
     for number, text in enumerate(texts):
+        if alike := [other.name for other in texts[:number] if other.stem == text.stem]:
+            raise ValueError(
+                f"stages: {alike[0]} and {text.name} would both have files named {text.stem}; "
+                "give one another dataset_suffix"
+            )
         same = [other for other in texts[:number] if other.origin == text.origin]
         if same and text.dataset_key in (LOCAL, SCRAPE):
             raise ValueError(f"stages: {same[0].name} and {text.name} read the same text; give one another source_path")

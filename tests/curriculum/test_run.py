@@ -289,6 +289,9 @@ def test_a_bare_file_of_somebody_else_is_trained_on(curriculum, capsys):
     assert "train_pretrain_pretrain.bin does not say where its documents begin" in error
 
 
+ONE_STEM = {"warmup": {"name": "a", "dataset_suffix": "b_c"}, "foundation": {"name": "a_b", "dataset_suffix": "c"}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -300,6 +303,7 @@ def test_a_bare_file_of_somebody_else_is_trained_on(curriculum, capsys):
         ({"stages": {"warmup": {"block_size": 0}}}, "stages[0].block_size: 0 is not allowed; it takes integer in [2,"),
         ({"stages": {"warmup": {"n_epochs": 1.5}}}, "stages[0].n_epochs: 1.5 is not allowed; it takes integer >= 1"),
         ({"stages": {"warmup": {"replay": 0.5}}}, "warmup is the first, so it has nothing to replay"),
+        ({"stages": ONE_STEM}, "stages: a and a_b would both have files named a_b_c"),
         ({"stages": {"warmup": {"source_path": ["text/b"]}}}, "warmup and foundation read the same text"),
         ({"stages": {"warmup": {"source_path": ["text/x"]}}}, "text/x does not exist"),
         ({"stages": {"pretrain": {"block_size": 512}}}, "pretrain: 30 documents with"),
