@@ -50,13 +50,22 @@ def source_of(config: DataConfig, text: Text) -> Documents:
 
 
 def sources_of(config: DataConfig) -> list[Documents]:
-    """One for each text. Raises UserError with a line for each that is not there."""
-    sources, problems = [], []
+    """One for each text. Raises UserError with a line for each that is not there, or reads a file of an earlier one."""
+    sources: list[Documents] = []
+    problems: list[str] = []
+    readers: dict[Path, str] = {}
     for text in config.texts:
         try:
-            sources.append(source_of(config, text))
+            sources.append(source := source_of(config, text))
         except UserError as error:
             problems += [f"{text.name}: {problem}" for problem in error.problems]
+            continue
+        own = [file.resolve() for file in source.files] if isinstance(source, LocalFiles) else []
+        if again := [file for file in own if file in readers]:
+            problems.append(
+                f"{text.name}: reads {again[0]}, which {readers[again[0]]} reads; give one another source_path"
+            )
+        readers |= dict.fromkeys(own, text.name)
     if problems:
         raise UserError(*problems)
     return sources

@@ -306,6 +306,8 @@ ONE_STEM = {"warmup": {"name": "a", "dataset_suffix": "b_c"}, "foundation": {"na
         ({"stages": ONE_STEM}, "stages: a and a_b would both have files named a_b_c"),
         ({"stages": {"warmup": {"source_path": ["text/b"]}}}, "warmup and foundation read the same text"),
         ({"stages": {"warmup": {"source_path": ["text/x"]}}}, "text/x does not exist"),
+        ({"stages": {"pretrain": {"source_path": ["text/c", "text/b/../b/01.txt"]}}}, "01.txt, which foundation reads"),
+        ({"stages": {"pretrain": {"source_path": None}}, "local_files": "text"}, "00.txt, which warmup reads"),
         ({"stages": {"pretrain": {"block_size": 512}}}, "pretrain: 30 documents with"),
         ({"training": {"learning_rate": 3}}, "training.learning_rate: no such key"),
         ({"training": {"gpt2_size": "1_3_8"}}, "cannot be split over 3 heads"),
