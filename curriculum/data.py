@@ -144,13 +144,13 @@ def is_current(paths: Sequence[Path], asked: dict[str, Any], source: Documents) 
 
     Nothing is asked of the network: what was made from the hub or from web pages stays until its list or keys change.
     """
-    metas = [meta_of(path) for path in paths]
-    if not all(meta is not None and all(meta[key] == asked[key] for key in asked) for meta in metas):
-        return False
     try:
+        metas = [meta_of(path) for path in paths]
+        if not all(meta is not None and all(meta[key] == asked[key] for key in asked) for meta in metas):
+            return False
         for path in paths:
             TokenFile(path)
-    except UserError as error:
+    except (UserError, ValueError) as error:
         print(f"  ! {error}: making it again")
         return False
     is_here = isinstance(source, LocalFiles) or (isinstance(source, HubDataset) and source.is_local)

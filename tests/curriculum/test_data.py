@@ -66,6 +66,18 @@ def test_a_damaged_file_is_made_again(curriculum, capsys):
     assert contents() == whole
 
 
+def test_a_damaged_meta_is_made_again_as_start_advises(curriculum, capsys):
+    file = curriculum()
+    assert cli.main(["initialize", "--type", file]) == 0
+    whole = contents()
+    Path("data/train_pretrain_pretrain.meta.json").write_text('{"format": 1, "dtype": "uin')
+    assert cli.main(["start", "--type", file]) == 2
+    assert "is damaged: train_pretrain_pretrain.meta.json: Unterminated string" in (told := capsys.readouterr().err)
+    assert f"make it with: python -m curriculum.cli initialize --type {file}" in told
+    assert cli.main(["initialize", "--type", file]) == 0
+    assert contents() == whole
+
+
 def test_a_document_of_an_earlier_stage_is_left_out_of_later_ones(curriculum, capsys):
     Path("text/b/30.txt").write_text("  " + Path("text/a/03.txt").read_text())
     Path("text/c/30.txt").write_text(Path("text/b/04.txt").read_text().replace(" ", "\n"))
