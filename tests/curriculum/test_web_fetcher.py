@@ -352,8 +352,11 @@ LARGE = "9" * 20  # which no C integer holds
 
 @pytest.mark.parametrize(
     "value",
-    ["soon", "-5", "Fri, 31 Dec 1999 23:59:59 GMT", "1e9", "٣", ""]
-    + [f"Fri, 31 Dec {LARGE} 23:59:59 GMT", f"Fri, 31 Dec 1999 23:59:59 +{LARGE}"],
+    [
+        *("soon", "-5", "Fri, 31 Dec 1999 23:59:59 GMT", "1e9", "٣", ""),
+        f"Fri, 31 Dec {LARGE} 23:59:59 GMT",
+        f"Fri, 31 Dec 1999 23:59:59 +{LARGE}",
+    ],
 )
 def test_a_retry_after_that_says_nothing_changes_nothing(value):
     headers = {"Retry-After": value} if value.isascii() else {}
