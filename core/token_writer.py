@@ -258,8 +258,13 @@ def digest_of(text: str) -> bytes:
 
 
 def divide(whole: TokenFile, parts: dict[Path, np.ndarray]) -> None:
-    """Writes token files that hold the documents of `whole` with the given numbers, ascending."""
+    """Writes token files that hold the documents of `whole` with the given numbers, ascending.
+
+    Cut off, it leaves none of `parts` complete that it has not written: an earlier one could overlap with a new one.
+    """
     assert whole.meta is not None
+    for path in parts:
+        part(path, ".meta.json").unlink(missing_ok=True)
     for path, numbers in parts.items():
         kept = ("end_of_text_placement", "tokenizer", "source", "version", "settings", "consumed", "dropped")
         about = {key: whole.meta[key] for key in kept}

@@ -133,6 +133,28 @@ def test_killed_again_and_again_the_files_are_the_same(curriculum, monkeypatch, 
     assert contents() == whole
 
 
+def test_killed_between_its_two_sides_a_stage_made_again_is_not_half_the_old_one(curriculum, monkeypatch, capsys):
+    file = curriculum()
+    assert cli.main(["initialize", "--type", file]) == 0
+    Path("text/a/00.txt").write_text("another text, so that others are drawn\n")
+    Path("text/a/30.txt").write_text("and one more\n")
+    publish = token_writer.publish
+
+    def killed(path, *arguments):
+        if path.name == "val_warmup_pretrain.bin":
+            raise KeyboardInterrupt
+        return publish(path, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(token_writer, "publish", killed)
+        assert cli.main(["initialize", "--type", file]) == 130
+    assert cli.main(["start", "--type", file]) == 2
+    assert "val_warmup_pretrain.bin: is incomplete" in capsys.readouterr().err
+
+    assert cli.main(["initialize", "--type", file]) == 0
+    assert len(texts("data/train_warmup_pretrain.bin") + texts("data/val_warmup_pretrain.bin")) == 31
+
+
 def die_at_call(left: int) -> None:
     """SIGKILL at some call that opens, renames, removes or shortens a file."""
 
