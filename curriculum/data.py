@@ -13,8 +13,8 @@ from core.config import home
 from core.documents import Documents, HubDataset, LocalFiles
 from core.errors import UserError
 from core.report import table
-from core.token_files import PARTS, TokenFile, meta_of, part
-from core.token_writer import divide, write
+from core.token_files import TokenFile, meta_of
+from core.token_writer import divide, remove, write
 from core.tokenizer import Tokenizer
 from curriculum.stages import LOCAL, SCRAPE, SENTENCES, CurriculumStage, DataConfig, InitializeConfig, Text
 
@@ -121,15 +121,16 @@ def make(
     if is_current(paths, asked, source):
         print(f"  = Stage '{text.name}' is complete and unchanged; nothing to do")
     else:
-        meta = write(
-            whole, source, chosen, limit=text.n_items, exclude=earlier, settings=settings, say=lambda s: print(f"  {s}")
-        )
-        separate(config, text, TokenFile(whole, verify=False), paths)
-        if text.n_items is not None and meta["consumed"] < text.n_items:
-            print(f"  ! The source has {meta['consumed']:,} items, fewer than the {text.n_items:,} asked for")
+        if not is_current([whole], asked, source):  # it is, if a kill came while it was being divided
+            limit, say = text.n_items, lambda s: print(f"  {s}")
+            write(whole, source, chosen, limit=limit, exclude=earlier, settings=settings, say=say)
+        try:
+            separate(config, text, TokenFile(whole, verify=False), paths)
+        except UserError:  # it will be no longer the next time
+            remove(whole)
+            raise
         print(f"  ✓ Stage '{text.name}' dataset created successfully!")
-    for suffix in (*PARTS, ".meta.json"):  # also what a kill after the separation left
-        part(whole, suffix).unlink(missing_ok=True)
+    remove(whole)  # also what a kill after the separation left
     return [TokenFile(path, verify=False) for path in paths]
 
 
@@ -159,11 +160,14 @@ def is_current(paths: Sequence[Path], asked: dict[str, Any], source: Documents) 
 
 def separate(config: DataConfig, text: Text, whole: TokenFile, paths: Sequence[Path]) -> None:
     """Divides the documents of a stage into training and validation. Raises UserError if there are too few."""
+    assert whole.meta is not None
     if len(whole) == 0:
         raise UserError(f"{text.name}: no documents are left of {text.dataset_key}; see what was dropped above")
     validation = chosen_for_validation(config, text, whole)
-    training = np.setdiff1d(np.arange(whole.meta["documents"] if whole.meta else 0), validation)
+    training = np.setdiff1d(np.arange(whole.meta["documents"]), validation)
     divide(whole, dict(zip(paths, (training, validation) if len(paths) == 2 else (validation,), strict=True)))
+    if text.n_items is not None and whole.meta["consumed"] < text.n_items:
+        print(f"  ! The source has {whole.meta['consumed']:,} items, fewer than the {text.n_items:,} asked for")
 
 
 def chosen_for_validation(config: DataConfig, text: Text, whole: TokenFile) -> np.ndarray:

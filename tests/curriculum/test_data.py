@@ -14,7 +14,7 @@ import yaml
 
 from core import token_writer, tokenizer
 from core.token_files import PARTS, TokenFile
-from curriculum import cli
+from curriculum import cli, data
 
 BYTES = tokenizer.load("bytes")
 
@@ -155,6 +155,29 @@ def test_killed_between_its_two_sides_a_stage_made_again_is_not_half_the_old_one
     assert len(texts("data/train_warmup_pretrain.bin") + texts("data/val_warmup_pretrain.bin")) == 31
 
 
+def test_what_was_tokenized_before_a_kill_is_not_tokenized_again(curriculum, monkeypatch, capsys):
+    file, written = curriculum(), []
+    divide, write = data.divide, data.write
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "divide", killed)
+    assert cli.main(["initialize", "--type", file]) == 130
+    monkeypatch.setattr(data, "divide", divide)
+    monkeypatch.setattr(
+        data, "write", lambda path, *rest, **keys: written.append(path.name) or write(path, *rest, **keys)
+    )
+    assert cli.main(["initialize", "--type", file]) == 0
+    assert written == [".whole_foundation_pretrain.bin", ".whole_pretrain_pretrain.bin"]
+
+
+def test_a_text_that_is_too_short_leaves_nothing(curriculum, capsys):
+    assert cli.main(["initialize", "--type", curriculum({"warmup": {"block_size": 300}})]) == 2
+    assert "warmup: 30 documents with" in capsys.readouterr().err
+    assert contents() == {}
+
+
 def die_at_call(left: int) -> None:
     """SIGKILL at some call that opens, renames, removes or shortens a file."""
 
@@ -170,7 +193,7 @@ def die_at_call(left: int) -> None:
 
 PEAK = """
 import re, sys
-from curriculum import cli
+from curriculum import cli, data
 status = cli.main(["initialize", "--type", sys.argv[1]])
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())  # getrusage knows the parent's, too
 print(status, "torch" in sys.modules, int(peak[1]) // 1024)
