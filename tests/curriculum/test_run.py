@@ -386,6 +386,16 @@ def test_status_says_what_there_is(curriculum, capsys):
     assert "curriculum_stage_idx 2, curriculum_stage pretrain, epoch 0" in out
 
 
+def test_status_says_how_far_each_seed_is(curriculum, capsys):
+    file = curriculum(training={"seeds": [2, 10]})
+    assert begin(file) == 0
+    capsys.readouterr()
+    assert cli.main(["status", "--type", file]) == 0
+    out = capsys.readouterr().out
+    assert out.index("run/seed2: step 45") < out.index("run/seed10: step 45")
+    assert "no run yet" not in out
+
+
 def test_status_finds_a_named_run_and_refuses_one_of_an_ablation(curriculum, capsys):
     file = curriculum(training={"run_name": "named"})
     assert begin(file) == 0
