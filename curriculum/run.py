@@ -29,9 +29,15 @@ LABELS = ("stage", "block_size")
 
 
 def start(config: TrainingConfig) -> list[dict[str, Any]]:
-    """Trains from scratch. Raises UserError, before anything is written, for whatever is missing or cannot be."""
+    """Trains from scratch; with the key `resume`, which jobs that are requeued have, goes on if there is a checkpoint.
+
+    Raises UserError, before anything is written, for whatever is missing or cannot be.
+    """
     for one in config.of_each_seed():
         if steps := checkpoint.list_steps(one.run_dir):
+            if config.resume:
+                check_resumable(one)
+                continue
             again = f"python -m curriculum.cli resume --type {config.type}"
             raise UserError(f"{one.run_dir} already holds a run (checkpoint-{steps[-1]}); go on with: {again}")
     return train(config)

@@ -183,6 +183,19 @@ def test_resume_without_a_checkpoint_is_an_error(curriculum, capsys):
     )
 
 
+def test_start_with_resume_begins_or_goes_on_as_a_requeued_job_needs_it(curriculum, capsys):
+    file = curriculum()
+    assert begin(file, "--resume", "true", "--save_dir", "whole") == 0
+    assert begin(file, "--resume", "true") == 0
+    shutil.rmtree(f"run/checkpoint-{checkpoint.list_steps(Path('run'))[-1]}")
+    assert "go on with: python -m curriculum.cli resume" in error_of(capsys, "start", "--type", file)
+    assert cli.main(["start", "--type", file, "--resume", "true"]) == 0
+    assert_same_run("run", "whole")
+    Path("other.yaml").write_text(Path(file).read_text())
+    error = error_of(capsys, "start", "--type", "other.yaml", "--resume", "true")
+    assert "was started with 'curriculum', now it is 'other'" in error
+
+
 def test_seeds_killed_while_only_the_first_had_saved_are_resumed(curriculum, monkeypatch):
     file = curriculum()
     assert begin(file, "--save_dir", "whole", "--seeds", "0,1") == 0
