@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from core.config import Config
 
@@ -32,11 +32,29 @@ class Text(Config):
     )
     shuffle_buffer: int = Field(10_000, ge=0, description="of a data set's shuffled stream; 0: in its own order")
     source_path: list[str] | None = Field(
-        None, description=f"files and folders of {LOCAL}, or the file of addresses of {SCRAPE}; null: the command's key"
+        None,
+        min_length=1,
+        description=f"files and folders of {LOCAL}, or the file of addresses of {SCRAPE}; null: the command's key",
     )
     document_separator: str | None = Field(
         None, description="of text files: a line that holds only this divides documents; null: a file is one"
     )
+
+    @field_validator("document_separator")
+    @classmethod
+    def _is_a_line(cls, line: str | None) -> str | None:
+        if line is not None and (line != line.strip() or len(line.splitlines()) > 1):
+            raise ValueError(f"{line!r} is no line without white space around it; '' stands for empty lines")
+        return line
+
+    @model_validator(mode="after")
+    def _source_path_is_read(self) -> Self:
+        paths = len(self.source_path or ())
+        if self.dataset_key == SCRAPE and paths > 1:
+            raise ValueError(f"source_path: {SCRAPE} takes one file of addresses, not {paths}")
+        if self.dataset_key not in (LOCAL, SCRAPE) and paths:
+            raise ValueError(f"source_path: is read for {LOCAL} and {SCRAPE} alone, not for {self.dataset_key}")
+        return self
 
     @property
     def stem(self) -> str:
