@@ -63,6 +63,18 @@ def test_every_evaluation_measures_every_stage_the_last_one_first(curriculum):
     assert rows[-1]["loss"] < rows[2]["loss"] - 0.5
 
 
+def test_a_stage_has_one_colour_in_all_panels_of_the_curves(curriculum, monkeypatch):
+    figures = []
+    monkeypatch.setattr("matplotlib.pyplot.close", figures.append)
+    assert begin(curriculum()) == 0
+    training, validation = (
+        {line.get_label().split(" ")[0]: line.get_color() for line in axis.get_lines() if line.get_label()[0] != "_"}
+        for axis in figures[0].axes[:2]
+    )
+    assert training == validation
+    assert len(set(training.values())) == 3
+
+
 def test_checkpoints_say_where_the_run_stands_and_one_follows_each_transition(curriculum):
     assert begin(curriculum()) == 0
     first, second, third = ends("run")
