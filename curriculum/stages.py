@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -72,6 +73,11 @@ class CurriculumStage(Text):
     n_tokens: int | None = Field(None, ge=1, description="tokens to train on, in place of n_epochs")
     lr: float | None = Field(None, gt=0, description="peak learning rate of the stage; null: that of the run")
     replay: float = Field(0.0, ge=0, lt=1, description="share of windows that come from earlier stages' text")
+
+    @property
+    def own_share(self) -> Fraction:
+        """Of windows that come from the stage's own text; exact, or counts would be one too low for some shares."""
+        return 1 - Fraction(str(self.replay))
 
 
 class Curriculum(Config):
