@@ -209,10 +209,12 @@ def open_files(config: DataConfig, chosen: Tokenizer) -> dict[str, dict[str, Tok
     found: dict[str, dict[str, TokenFile]] = {}
     problems: list[str] = []
     for text in config.texts:
+        earlier = [file for sides in found.values() for file in sides.values()]
         for path in paths_of(config, text):
             try:
                 file = TokenFile(path, chosen, advice=advice, say=tqdm.write)
                 check_origin(config, text, file, advice)
+                check_disjoint(file, earlier, advice)
                 check_length(text, file)
                 found.setdefault(text.name, {})[path.name.partition("_")[0]] = file
             except UserError as error:
@@ -235,6 +237,19 @@ def check_origin(config: DataConfig, text: Text, file: TokenFile, advice: str) -
         if key in made and made[key] != value:
             name = "n_items" if key == "limit" else key
             raise UserError(f"{file.path}: was made with {name} {made[key]}, which is now {value}; {advice}")
+
+
+def check_disjoint(file: TokenFile, earlier: Sequence[TokenFile], advice: str) -> None:
+    """Raises UserError for a file that may hold documents of an earlier stage, which was made anew without it."""
+
+    def left_out(by: TokenFile) -> list[str]:
+        return by.meta["settings"].get("excluded", []) if by.meta else []
+
+    for other in earlier:
+        if not (file.meta and other.meta):  # somebody else's, who has to know
+            continue
+        if other.digest not in left_out(by=file) and file.digest not in left_out(by=other):
+            raise UserError(f"{file.path}: may hold what {other.path.name} holds, which was made anew; {advice}")
 
 
 def check_length(text: Text, file: TokenFile) -> None:

@@ -155,6 +155,29 @@ def test_killed_between_its_two_sides_a_stage_made_again_is_not_half_the_old_one
     assert len(texts("data/train_warmup_pretrain.bin") + texts("data/val_warmup_pretrain.bin")) == 31
 
 
+def test_a_stage_that_may_hold_what_an_earlier_one_does_by_now_is_not_trained_on(curriculum, monkeypatch, capsys):
+    file = curriculum()
+    assert cli.main(["initialize", "--type", file]) == 0
+    Path("text/a/30.txt").write_text(Path("text/c/00.txt").read_text())
+    make = data.make
+
+    def interrupted(config, text, *rest):
+        if text.name == "foundation":
+            raise KeyboardInterrupt
+        return make(config, text, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(data, "make", interrupted)
+        assert cli.main(["initialize", "--type", file]) == 130
+    assert cli.main(["start", "--type", file]) == 2
+    assert (
+        "train_pretrain_pretrain.bin: may hold what train_warmup_pretrain.bin holds, which was made anew; make it"
+        in (capsys.readouterr().err)
+    )
+    assert cli.main(["initialize", "--type", file]) == 0
+    assert cli.main(["start", "--type", file]) == 0
+
+
 def test_what_was_tokenized_before_a_kill_is_not_tokenized_again(curriculum, monkeypatch, capsys):
     file, written = curriculum(), []
     divide, write = data.divide, data.write
