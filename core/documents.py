@@ -107,7 +107,7 @@ class LocalFiles(Documents):
     def _line(self, line: bytes, where: str) -> Document:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter for brackets within brackets
             return Document("", where, "not JSON")
         return of_row(row if isinstance(row, dict) else {}, self.text_column, where)
 

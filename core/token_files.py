@@ -23,7 +23,14 @@ FORMAT = 1
 LARGEST_SHORT = 65_535  # ids that uint16 is used for
 PARTS = (".bin", ".idx", ".doc")
 DOCUMENT = np.dtype([("digest", "S16"), ("characters", "<u4"), ("bytes", "<u4")])
-KEYS = ("format", "dtype", "documents", "tokens", "characters", "bytes", "tokenizer", "source", "settings", "sha256")
+SHAPE = {  # of what is read of a meta.json, by examples
+    **dict.fromkeys(("format", "documents", "tokens", "characters", "bytes"), 0),
+    "dtype": "uint16",
+    "tokenizer": {"name": "", "digest": ""},
+    "source": {},
+    "settings": {},
+    "sha256": dict.fromkeys((suffix[1:] for suffix in PARTS), ""),
+}
 SCANNED_AT_ONCE = 2**24  # tokens
 
 
@@ -33,19 +40,27 @@ def part(path: Path, suffix: str) -> Path:
 
 
 def meta_of(path: Path) -> dict[str, Any] | None:
-    """What NAME.meta.json says; None without it. Raises UserError for one that is damaged or of another format."""
+    """What NAME.meta.json says; None without it. Raises ValueError for one that is damaged or of another format."""
     file = part(path, ".meta.json")
     if not file.exists():
         return None
     try:
         meta = json.loads(file.read_text())
-        missing = [key for key in KEYS if key not in meta]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file}: is damaged: {error}; delete it and make the file anew") from error
-    if missing or meta["format"] != FORMAT:
-        what = f"has no {missing[0]}" if missing else f"is of format {meta['format']}, not {FORMAT}"
-        raise UserError(f"{file}: {what}; delete it and make the file anew")
+    except ValueError as error:
+        raise ValueError(f"{file.name}: {error}") from error
+    if (wrong := _unlike(SHAPE, meta, "object")) is not None:
+        raise ValueError(f"{file.name} has no {wrong} of the right type")
+    if meta["format"] != FORMAT or meta["dtype"] not in ("uint16", "uint32"):
+        raise ValueError(f"{file.name} is of format {meta['format']} and dtype {meta['dtype']}")
     return meta
+
+
+def _unlike(shape: Any, found: Any, key: str) -> str | None:
+    """`key`, or the first key within, at which something of another type stands than in the shape."""
+    if type(found) is not type(shape):
+        return key
+    within = shape.items() if isinstance(shape, dict) else ()
+    return next((wrong for name, value in within if (wrong := _unlike(value, found.get(name), name))), None)
 
 
 def dtype_of(num_tokens: int) -> np.dtype:
@@ -77,7 +92,10 @@ class TokenFile:
         self.path, self._advice = path, advice
         if not path.is_file():
             self._fail("does not exist")
-        self.meta = meta_of(path)
+        try:
+            self.meta = meta_of(path)
+        except ValueError as error:
+            self._fail(f"is damaged: {error}")
         if self.meta is None and (part(path, ".idx").exists() or part(path, ".doc").exists()):
             self._fail(f"is incomplete: {part(path, '.meta.json').name} is missing")
         self.tokens = self._mapped(".bin", np.dtype(self.meta["dtype"] if self.meta else "<u2"), "tokens")

@@ -52,7 +52,7 @@ class Writer:
         self.ends = [tokenizer.end_of_text] if ends else []
         self.dtype = dtype_of(tokenizer.num_tokens)
         self.about = json.loads(json.dumps({"tokenizer": tokenizer.identity, **about}))
-        self._record = path.with_name(f".{path.stem}.progress.json")
+        self._record = _record_of(path)
         self.progress = self._restored(say)
         self._files = {} if self.progress.is_complete else {suffix: self._opened(suffix) for suffix in PARTS}
 
@@ -134,6 +134,10 @@ class Writer:
         return meta
 
 
+def _record_of(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.progress.json")
+
+
 def _partial(path: Path, suffix: str) -> Path:
     return partial_of(part(path, suffix))
 
@@ -156,6 +160,12 @@ def publish(path: Path, dtype: np.dtype, end_of_text: int, about: dict[str, Any]
     write_whole(part(path, ".meta.json"), json.dumps(meta, indent=2) + "\n")
     flush(path.parent)
     return meta
+
+
+def remove(path: Path) -> None:
+    """Removes a token file, with the record that its writer leaves if it is killed at the very end."""
+    for file in (_record_of(path), *(part(path, suffix) for suffix in (".meta.json", *PARTS))):
+        file.unlink(missing_ok=True)
 
 
 # --- From a source
@@ -258,8 +268,13 @@ def digest_of(text: str) -> bytes:
 
 
 def divide(whole: TokenFile, parts: dict[Path, np.ndarray]) -> None:
-    """Writes token files that hold the documents of `whole` with the given numbers, ascending."""
+    """Writes token files that hold the documents of `whole` with the given numbers, ascending.
+
+    Cut off, it leaves none of `parts` complete that it has not written: an earlier one could overlap with a new one.
+    """
     assert whole.meta is not None
+    for path in parts:
+        part(path, ".meta.json").unlink(missing_ok=True)
     for path, numbers in parts.items():
         kept = ("end_of_text_placement", "tokenizer", "source", "version", "settings", "consumed", "dropped")
         about = {key: whole.meta[key] for key in kept}

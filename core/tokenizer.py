@@ -80,7 +80,8 @@ class FromLibrary(Tokenizer):
         self.end_of_text = ends[0]
         first = state["pre_tokenizer"] or {}
         is_gpt2_like = first.get("type") == "ByteLevel" and first.get("use_regex") and not first["add_prefix_space"]
-        self._may_cut = is_gpt2_like and state["normalizer"] is None
+        has_only_special = all(token["special"] for token in state["added_tokens"])  # another may hold a space
+        self._may_cut = is_gpt2_like and state["normalizer"] is None and has_only_special
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         cut = [list(pieces(text, PIECE)) if self._may_cut else [text] for text in texts]

@@ -111,10 +111,11 @@ def _borders(file: TokenFile, begin: int, length: int) -> np.ndarray:
     assert file.starts is not None
     size = len(file)
     begin %= size
-    first, last = np.searchsorted(file.starts, [begin, begin + length], side="left")
+    ends = np.array([begin, begin + length], np.uint64)  # of another type, NumPy would convert all of `starts`
+    first, last = np.searchsorted(file.starts, ends, side="left")
     places = file.starts[first : last + 1].astype(np.int64) - begin
     if begin + length >= size:  # goes on at the file's beginning
-        again = file.starts[: np.searchsorted(file.starts, begin + length - size, side="right")]
+        again = file.starts[: np.searchsorted(file.starts, np.uint64(begin + length - size), side="right")]
         places = np.concatenate([places, again.astype(np.int64) + size - begin])
     return places[(places > 0) & (places <= length)]
 

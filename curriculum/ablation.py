@@ -168,7 +168,7 @@ def conclude(config: AblationConfig, rows: list[dict[str, Any]]) -> list[dict[st
 
 
 def summarised(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation of the losses over seeds, by budget, arm and text, and over the trained texts."""
+    """Mean and standard deviation of the losses over seeds, by budget, arm and text."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["budget"], row["arm"], row["stage"]].append(row)

@@ -13,8 +13,8 @@ from core.config import home
 from core.documents import Documents, HubDataset, LocalFiles
 from core.errors import UserError
 from core.report import table
-from core.token_files import PARTS, TokenFile, meta_of, part
-from core.token_writer import divide, write
+from core.token_files import TokenFile, meta_of
+from core.token_writer import divide, remove, write
 from core.tokenizer import Tokenizer
 from curriculum.stages import LOCAL, SCRAPE, SENTENCES, CurriculumStage, DataConfig, InitializeConfig, Text
 
@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 
 
 def path_of(config: DataConfig, text: Text, side: Literal["train", "val"]) -> Path:
-    return home(config.data_dir) / f"{side}_{text.name}_{text.dataset_suffix}.bin"
+    return home(config.data_dir) / f"{side}_{text.stem}.bin"
 
 
 def source_of(config: DataConfig, text: Text) -> Documents:
@@ -50,13 +50,22 @@ def source_of(config: DataConfig, text: Text) -> Documents:
 
 
 def sources_of(config: DataConfig) -> list[Documents]:
-    """One for each text. Raises UserError with a line for each that is not there."""
-    sources, problems = [], []
+    """One for each text. Raises UserError with a line for each that is not there, or reads a file of an earlier one."""
+    sources: list[Documents] = []
+    problems: list[str] = []
+    readers: dict[Path, str] = {}
     for text in config.texts:
         try:
-            sources.append(source_of(config, text))
+            sources.append(source := source_of(config, text))
         except UserError as error:
             problems += [f"{text.name}: {problem}" for problem in error.problems]
+            continue
+        own = [file.resolve() for file in source.files] if isinstance(source, LocalFiles) else []
+        if again := [file for file in own if file in readers]:
+            problems.append(
+                f"{text.name}: reads {again[0]}, which {readers[again[0]]} reads; give one another source_path"
+            )
+        readers |= dict.fromkeys(own, text.name)
     if problems:
         raise UserError(*problems)
     return sources
@@ -102,7 +111,7 @@ def make(
 ) -> list[TokenFile]:
     """The token files of one stage, made now or found as they should be."""
     paths = paths_of(config, text)
-    whole = home(config.data_dir) / f".whole_{text.name}_{text.dataset_suffix}.bin"
+    whole = home(config.data_dir) / f".whole_{text.stem}.bin"
     settings = {"val_share": config.val_share, "data_seed": config.data_seed, "block_size": text.block_size}
     asked = {
         "source": source.identity(),
@@ -112,15 +121,16 @@ def make(
     if is_current(paths, asked, source):
         print(f"  = Stage '{text.name}' is complete and unchanged; nothing to do")
     else:
-        meta = write(
-            whole, source, chosen, limit=text.n_items, exclude=earlier, settings=settings, say=lambda s: print(f"  {s}")
-        )
-        separate(config, text, TokenFile(whole, verify=False), paths)
-        if text.n_items is not None and meta["consumed"] < text.n_items:
-            print(f"  ! The source has {meta['consumed']:,} items, fewer than the {text.n_items:,} asked for")
+        if not is_current([whole], asked, source):  # it is, if a kill came while it was being divided
+            limit, say = text.n_items, lambda s: print(f"  {s}")
+            write(whole, source, chosen, limit=limit, exclude=earlier, settings=settings, say=say)
+        try:
+            separate(config, text, TokenFile(whole, verify=False), paths)
+        except UserError:  # it will be no longer the next time
+            remove(whole)
+            raise
         print(f"  ✓ Stage '{text.name}' dataset created successfully!")
-    for suffix in (*PARTS, ".meta.json"):  # also what a kill after the separation left
-        part(whole, suffix).unlink(missing_ok=True)
+    remove(whole)  # also what a kill after the separation left
     return [TokenFile(path, verify=False) for path in paths]
 
 
@@ -135,13 +145,13 @@ def is_current(paths: Sequence[Path], asked: dict[str, Any], source: Documents) 
 
     Nothing is asked of the network: what was made from the hub or from web pages stays until its list or keys change.
     """
-    metas = [meta_of(path) for path in paths]
-    if not all(meta is not None and all(meta[key] == asked[key] for key in asked) for meta in metas):
-        return False
     try:
+        metas = [meta_of(path) for path in paths]
+        if not all(meta is not None and all(meta[key] == asked[key] for key in asked) for meta in metas):
+            return False
         for path in paths:
             TokenFile(path)
-    except UserError as error:
+    except (UserError, ValueError) as error:
         print(f"  ! {error}: making it again")
         return False
     is_here = isinstance(source, LocalFiles) or (isinstance(source, HubDataset) and source.is_local)
@@ -150,11 +160,14 @@ def is_current(paths: Sequence[Path], asked: dict[str, Any], source: Documents) 
 
 def separate(config: DataConfig, text: Text, whole: TokenFile, paths: Sequence[Path]) -> None:
     """Divides the documents of a stage into training and validation. Raises UserError if there are too few."""
+    assert whole.meta is not None
     if len(whole) == 0:
         raise UserError(f"{text.name}: no documents are left of {text.dataset_key}; see what was dropped above")
     validation = chosen_for_validation(config, text, whole)
-    training = np.setdiff1d(np.arange(whole.meta["documents"] if whole.meta else 0), validation)
+    training = np.setdiff1d(np.arange(whole.meta["documents"]), validation)
     divide(whole, dict(zip(paths, (training, validation) if len(paths) == 2 else (validation,), strict=True)))
+    if text.n_items is not None and whole.meta["consumed"] < text.n_items:
+        print(f"  ! The source has {whole.meta['consumed']:,} items, fewer than the {text.n_items:,} asked for")
 
 
 def chosen_for_validation(config: DataConfig, text: Text, whole: TokenFile) -> np.ndarray:
@@ -196,10 +209,12 @@ def open_files(config: DataConfig, chosen: Tokenizer) -> dict[str, dict[str, Tok
     found: dict[str, dict[str, TokenFile]] = {}
     problems: list[str] = []
     for text in config.texts:
+        earlier = [file for sides in found.values() for file in sides.values()]
         for path in paths_of(config, text):
             try:
                 file = TokenFile(path, chosen, advice=advice, say=tqdm.write)
                 check_origin(config, text, file, advice)
+                check_disjoint(file, earlier, advice)
                 check_length(text, file)
                 found.setdefault(text.name, {})[path.name.partition("_")[0]] = file
             except UserError as error:
@@ -222,6 +237,19 @@ def check_origin(config: DataConfig, text: Text, file: TokenFile, advice: str) -
         if key in made and made[key] != value:
             name = "n_items" if key == "limit" else key
             raise UserError(f"{file.path}: was made with {name} {made[key]}, which is now {value}; {advice}")
+
+
+def check_disjoint(file: TokenFile, earlier: Sequence[TokenFile], advice: str) -> None:
+    """Raises UserError for a file that may hold documents of an earlier stage, which was made anew without it."""
+
+    def left_out(by: TokenFile) -> list[str]:
+        return by.meta["settings"].get("excluded", []) if by.meta else []
+
+    for other in earlier:
+        if not (file.meta and other.meta):  # somebody else's, who has to know
+            continue
+        if other.digest not in left_out(by=file) and file.digest not in left_out(by=other):
+            raise UserError(f"{file.path}: may hold what {other.path.name} holds, which was made anew; {advice}")
 
 
 def check_length(text: Text, file: TokenFile) -> None:

@@ -64,7 +64,7 @@ class Part:
 
     def epoch(self, step: int) -> int:
         """The pass over the stage's own text in which update `step` of the stage begins."""
-        return int(step * self.windows_per_update * (1 - self.stage.replay)) // self.windows_per_epoch
+        return int(step * self.windows_per_update * self.stage.own_share) // self.windows_per_epoch
 
 
 def parts_of(config: TrainingConfig, files: Files, world_size: int, length: int | None = None) -> list[Part]:
@@ -77,7 +77,7 @@ def parts_of(config: TrainingConfig, files: Files, world_size: int, length: int 
         batch_size = config.batch_size_of(block)
         per_update = batch_size * config.gradient_accumulation_steps * world_size
         if stage.n_tokens is None:
-            steps = int(stage.n_epochs * len(windows) / (1 - stage.replay)) // per_update
+            steps = int(stage.n_epochs * len(windows) / stage.own_share) // per_update
             has = f"{stage.n_epochs} x {len(windows):,} windows"
         else:
             steps = stage.n_tokens // (per_update * block)

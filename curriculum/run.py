@@ -29,9 +29,15 @@ LABELS = ("stage", "block_size")
 
 
 def start(config: TrainingConfig) -> list[dict[str, Any]]:
-    """Trains from scratch. Raises UserError, before anything is written, for whatever is missing or cannot be."""
+    """Trains from scratch; with the key `resume`, which jobs that are requeued have, goes on if there is a checkpoint.
+
+    Raises UserError, before anything is written, for whatever is missing or cannot be.
+    """
     for one in config.of_each_seed():
         if steps := checkpoint.list_steps(one.run_dir):
+            if config.resume:
+                check_resumable(one)
+                continue
             again = f"python -m curriculum.cli resume --type {config.type}"
             raise UserError(f"{one.run_dir} already holds a run (checkpoint-{steps[-1]}); go on with: {again}")
     return train(config)
@@ -126,7 +132,7 @@ def rehearse(config: TrainingConfig) -> None:
 
 
 def status(config: StatusConfig) -> None:
-    """Prints which token files there are, and how far the run is."""
+    """Prints which token files there are, and how far the run is, or that of each seed."""
     rows = []
     for text in config.texts:
         for path in paths_of(config, text):
@@ -134,6 +140,12 @@ def status(config: StatusConfig) -> None:
     print(table(rows, ["file", "stage", "state", "documents", "tokens", "tokenizer"]))
     default, name = "runs/curriculum", config.training.get("run_name") or ""
     run_dir = home(config.save_dir or config.training.get("save_dir", default)) / name
+    of_seeds = sorted(run_dir.glob("seed*"), key=lambda path: (len(path.name), path.name))
+    for one in [run_dir] if checkpoint.list_steps(run_dir) or not of_seeds else of_seeds:
+        show_progress(one)
+
+
+def show_progress(run_dir: Path) -> None:
     step = checkpoint.newest_intact(run_dir, say=print)
     if step is None:
         print(f"\n{run_dir}: no run yet")

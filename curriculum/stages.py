@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from core.config import Config
 
@@ -32,11 +33,34 @@ class Text(Config):
     )
     shuffle_buffer: int = Field(10_000, ge=0, description="of a data set's shuffled stream; 0: in its own order")
     source_path: list[str] | None = Field(
-        None, description=f"files and folders of {LOCAL}, or the file of addresses of {SCRAPE}; null: the command's key"
+        None,
+        min_length=1,
+        description=f"files and folders of {LOCAL}, or the file of addresses of {SCRAPE}; null: the command's key",
     )
     document_separator: str | None = Field(
         None, description="of text files: a line that holds only this divides documents; null: a file is one"
     )
+
+    @field_validator("document_separator")
+    @classmethod
+    def _is_a_line(cls, line: str | None) -> str | None:
+        if line is not None and (line != line.strip() or len(line.splitlines()) > 1):
+            raise ValueError(f"{line!r} is no line without white space around it; '' stands for empty lines")
+        return line
+
+    @model_validator(mode="after")
+    def _source_path_is_read(self) -> Self:
+        paths = len(self.source_path or ())
+        if self.dataset_key == SCRAPE and paths > 1:
+            raise ValueError(f"source_path: {SCRAPE} takes one file of addresses, not {paths}")
+        if self.dataset_key not in (LOCAL, SCRAPE) and paths:
+            raise ValueError(f"source_path: is read for {LOCAL} and {SCRAPE} alone, not for {self.dataset_key}")
+        return self
+
+    @property
+    def stem(self) -> str:
+        """What its files' names have in common."""
+        return f"{self.name}_{self.dataset_suffix}"
 
     @property
     def origin(self) -> tuple[Any, ...]:
@@ -49,6 +73,11 @@ class CurriculumStage(Text):
     n_tokens: int | None = Field(None, ge=1, description="tokens to train on, in place of n_epochs")
     lr: float | None = Field(None, gt=0, description="peak learning rate of the stage; null: that of the run")
     replay: float = Field(0.0, ge=0, lt=1, description="share of windows that come from earlier stages' text")
+
+    @property
+    def own_share(self) -> Fraction:
+        """Of windows that come from the stage's own text; exact, or counts would be one too low for some shares."""
+        return 1 - Fraction(str(self.replay))
 
 
 class Curriculum(Config):
@@ -86,6 +115,11 @@ def check(stages: list[CurriculumStage], held_out: Text | None = None) -> None:
     if doubles := [name for name, count in Counter(text.name for text in texts).items() if count > 1]:
         raise ValueError(f"stages: two are named {doubles[0]!r}; each needs a name of its own")
     for number, text in enumerate(texts):
+        if alike := [other.name for other in texts[:number] if other.stem == text.stem]:
+            raise ValueError(
+                f"stages: {alike[0]} and {text.name} would both have files named {text.stem}; "
+                "give one another dataset_suffix"
+            )
         same = [other for other in texts[:number] if other.origin == text.origin]
         if same and text.dataset_key in (LOCAL, SCRAPE):
             raise ValueError(f"stages: {same[0].name} and {text.name} read the same text; give one another source_path")

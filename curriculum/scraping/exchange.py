@@ -157,7 +157,7 @@ def seconds_to_wait(headers: httpx.Headers) -> float | None:
         return float(text[:20])
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
     return max(0.0, (when - datetime.now(UTC)).total_seconds())

@@ -40,7 +40,7 @@ def make_ready(config: TextConfig, rows: int) -> Ready:
     found, limits = sources(config), limits_of(config, rows)
     folder = folder_of(config, found, limits)
     with lock(folder, waits=True):
-        tokenizer = tokenizer_of(config, found.train, folder)
+        tokenizer = tokenizer_of(config, found, limits.validation_documents, folder)
         path = folder / "validation.bin"
         if not is_whole(path):
             write(path, found.validation, tokenizer, limit=limits.validation_documents, ends=config.separate_documents)

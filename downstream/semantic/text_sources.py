@@ -1,6 +1,7 @@
 """Where the documents of a language model come from, which of them are held out, and how they become tokens."""
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -132,11 +133,12 @@ def fraction(digest: bytes) -> float:
 # --- Tokens
 
 
-def tokenizer_of(config: TextConfig, train: Documents, folder: Path) -> Tokenizer:
-    """The one that is asked for, or none. `folder`: where one that is trained is kept. Raises UserError."""
+def tokenizer_of(config: TextConfig, found: Sources, measured: int | None, folder: Path) -> Tokenizer:
+    """The one that is asked for, or none. `measured`: how many documents validation has; null: all of its source.
+    `folder`: where one that is trained is kept. Raises UserError."""
     name = config.tokenizer
     if name == "train":
-        return trained(config.vocab_size, train, config.max_documents, folder / "trained.json")
+        return trained(config.vocab_size, texts(found, config.max_documents, measured), folder / "trained.json")
     is_hub_name = name.count("/") == 1 and not name.startswith((".", "/", "~")) and not home(name).exists()
     return tokenizers.load(str(from_hub(name)) if is_hub_name else name)
 
@@ -153,8 +155,8 @@ def from_hub(repository: str) -> Path:
         ) from error
 
 
-def trained(size: int, documents: Documents, most: int | None, path: Path) -> Tokenizer:
-    """A byte-level BPE of the training documents alone, the first `most` of them, trained once and kept at `path`."""
+def trained(size: int, texts: Iterator[str], path: Path) -> Tokenizer:
+    """A byte-level BPE of some texts, trained once and kept at `path`."""
     if not path.exists():
         from tokenizers import Tokenizer as Inner
         from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -167,17 +169,26 @@ def trained(size: int, documents: Documents, most: int | None, path: Path) -> To
         teacher = trainers.BpeTrainer(
             vocab_size=size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
         )
-        inner.train_from_iterator(texts(documents, most), teacher)
+        inner.train_from_iterator(texts, teacher)
         partial = path.with_suffix(".partial")
         inner.save(str(partial))
         partial.replace(path)
     return tokenizers.from_path(path)
 
 
-def texts(documents: Documents, most: int | None) -> Iterator[str]:
+def texts(found: Sources, most: int | None, measured: int | None) -> Iterator[str]:
+    """Those of the first `most` training documents, without what equals one of the `measured` validation documents."""
+    kept_out = {_digest(document) for document in islice(found.validation.documents(), measured)}
     left = TRAINED_ON
-    for document in islice(documents.documents(), most):
+    for document in islice(found.train.documents(), most):
+        if _digest(document) in kept_out:
+            continue
         yield document.text
         left -= len(document.text)
         if left <= 0:
             return
+
+
+def _digest(document: Document) -> bytes:
+    """As token files have it."""
+    return digest_of(unicodedata.normalize("NFC", document.text))

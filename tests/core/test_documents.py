@@ -50,6 +50,12 @@ def test_every_kind_of_file_is_read_and_what_is_no_text_is_named(corpus):
     assert f"{corpus}/d.jsonl:6" in places
 
 
+def test_a_line_of_brackets_without_end_is_not_json(tmp_path):
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000 + "\n" + '{"text": "a"}\n')
+    found = [(d.text, d.problem) for d in LocalFiles([str(tmp_path)]).documents()]
+    assert found == [("", "not JSON"), ("a", "")]
+
+
 def test_any_document_can_be_gone_on_from(corpus):
     (corpus / "z.txt").write_text("1\n\n\n2\n \n3")
     for separator in (None, ""):

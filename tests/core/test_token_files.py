@@ -231,6 +231,11 @@ def flip(path):
     path.write_bytes(content)
 
 
+def edit(path, **keys):
+    file = part(path, ".meta.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -240,9 +245,14 @@ def flip(path):
         (lambda p: part(p, ".idx").unlink(), "x.idx has 0 bytes, not 16; make it"),
         (flip, "x.bin does not match its hash; make it"),
         (lambda p: flip(part(p, ".doc")), "x.doc does not match its hash; make it"),
-        (lambda p: part(p, ".meta.json").write_text("{"), "x.meta.json: is damaged"),
-        (lambda p: part(p, ".meta.json").write_text("[]"), "x.meta.json: has no format; delete it"),
-        (lambda p: part(p, ".meta.json").write_text("5"), "x.meta.json: is damaged"),
+        (lambda p: part(p, ".meta.json").write_text("{"), "x.bin: is damaged: x.meta.json: .*; make it"),
+        (lambda p: part(p, ".meta.json").write_text("[]"), "x.meta.json has no object of the right type; make it"),
+        (lambda p: part(p, ".meta.json").write_text("{}"), "x.meta.json has no format of the right type; make it"),
+        (lambda p: edit(p, format=2), "x.meta.json is of format 2 and dtype uint16; make it"),
+        (lambda p: edit(p, dtype="uint17"), "x.meta.json is of format 1 and dtype uint17; make it"),
+        (lambda p: edit(p, documents="2"), "x.meta.json has no documents of the right type; make it"),
+        (lambda p: edit(p, tokenizer={"name": "bytes"}), "x.meta.json has no digest of the right type; make it"),
+        (lambda p: edit(p, sha256={"bin": ""}), "x.meta.json has no idx of the right type; make it"),
     ],
 )
 def test_a_file_that_is_not_whole_is_refused(path, spoil, message):

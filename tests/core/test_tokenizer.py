@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Tokenizer
@@ -63,6 +64,14 @@ def test_a_long_text_is_cut_where_nothing_changes(gpt2):
     assert len(text) > 3 * tokenizer.PIECE
     whole = gpt2._encode_some([text])[0]
     assert (gpt2.encode(["x", text, ""])[1] == whole).all()
+
+
+def test_an_added_token_with_a_space_is_found_everywhere_in_a_long_text(gpt2):
+    inner = tokenizers.Tokenizer.from_str(gpt2._inner.to_str())
+    inner.add_special_tokens(["<|endoftext|>"])
+    inner.add_tokens([tokenizers.AddedToken("once upon", normalized=False)])
+    (ids,) = tokenizer.FromLibrary(inner, "with more").encode(["once upon " * (tokenizer.PIECE // 10 + 5)])
+    assert set(ids) == {inner.token_to_id("once upon"), *gpt2.encode([" "])[0]}
 
 
 @settings(deadline=None)

@@ -1,6 +1,7 @@
 """Windows over token files: every epoch is a permutation, targets are the next tokens, documents see themselves."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -172,3 +173,12 @@ def test_bits_per_byte_is_about_the_whole_text(tmp_path):
     write(tmp_path / "x.bin", LocalFiles([str(tmp_path / "a.txt")]), load("bytes"), say=print)
     file = TokenFile(tmp_path / "x.bin")
     assert math.isclose(bits_per_byte(math.log(2), file), 4 / 3)  # three bytes and the end, a bit each
+
+
+def test_a_window_of_documents_is_cut_without_a_copy_of_where_all_begin():
+    file = File([2] * 200_000)
+    tracemalloc.start()
+    cut([file], np.zeros(2, np.int64), np.array([101, 399_997]), 5, document_mask=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200_000  # bytes; they take 1.6 million

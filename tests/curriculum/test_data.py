@@ -14,7 +14,7 @@ import yaml
 
 from core import token_writer, tokenizer
 from core.token_files import PARTS, TokenFile
-from curriculum import cli
+from curriculum import cli, data
 
 BYTES = tokenizer.load("bytes")
 
@@ -63,6 +63,18 @@ def test_a_damaged_file_is_made_again(curriculum, capsys):
         damaged.write(b"\1\1")
     assert cli.main(["initialize", "--type", file]) == 0
     assert "val_foundation_pretrain.bin does not match its hash: making it again" in capsys.readouterr().out
+    assert contents() == whole
+
+
+def test_a_damaged_meta_is_made_again_as_start_advises(curriculum, capsys):
+    file = curriculum()
+    assert cli.main(["initialize", "--type", file]) == 0
+    whole = contents()
+    Path("data/train_pretrain_pretrain.meta.json").write_text('{"format": 1, "dtype": "uin')
+    assert cli.main(["start", "--type", file]) == 2
+    assert "is damaged: train_pretrain_pretrain.meta.json: Unterminated string" in (told := capsys.readouterr().err)
+    assert f"make it with: python -m curriculum.cli initialize --type {file}" in told
+    assert cli.main(["initialize", "--type", file]) == 0
     assert contents() == whole
 
 
@@ -121,6 +133,74 @@ def test_killed_again_and_again_the_files_are_the_same(curriculum, monkeypatch, 
     assert contents() == whole
 
 
+def test_killed_between_its_two_sides_a_stage_made_again_is_not_half_the_old_one(curriculum, monkeypatch, capsys):
+    file = curriculum()
+    assert cli.main(["initialize", "--type", file]) == 0
+    Path("text/a/00.txt").write_text("another text, so that others are drawn\n")
+    Path("text/a/30.txt").write_text("and one more\n")
+    publish = token_writer.publish
+
+    def killed(path, *arguments):
+        if path.name == "val_warmup_pretrain.bin":
+            raise KeyboardInterrupt
+        return publish(path, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(token_writer, "publish", killed)
+        assert cli.main(["initialize", "--type", file]) == 130
+    assert cli.main(["start", "--type", file]) == 2
+    assert "val_warmup_pretrain.bin: is incomplete" in capsys.readouterr().err
+
+    assert cli.main(["initialize", "--type", file]) == 0
+    assert len(texts("data/train_warmup_pretrain.bin") + texts("data/val_warmup_pretrain.bin")) == 31
+
+
+def test_a_stage_that_may_hold_what_an_earlier_one_does_by_now_is_not_trained_on(curriculum, monkeypatch, capsys):
+    file = curriculum()
+    assert cli.main(["initialize", "--type", file]) == 0
+    Path("text/a/30.txt").write_text(Path("text/c/00.txt").read_text())
+    make = data.make
+
+    def interrupted(config, text, *rest):
+        if text.name == "foundation":
+            raise KeyboardInterrupt
+        return make(config, text, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(data, "make", interrupted)
+        assert cli.main(["initialize", "--type", file]) == 130
+    assert cli.main(["start", "--type", file]) == 2
+    assert (
+        "train_pretrain_pretrain.bin: may hold what train_warmup_pretrain.bin holds, which was made anew; make it"
+        in (capsys.readouterr().err)
+    )
+    assert cli.main(["initialize", "--type", file]) == 0
+    assert cli.main(["start", "--type", file]) == 0
+
+
+def test_what_was_tokenized_before_a_kill_is_not_tokenized_again(curriculum, monkeypatch, capsys):
+    file, written = curriculum(), []
+    divide, write = data.divide, data.write
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "divide", killed)
+    assert cli.main(["initialize", "--type", file]) == 130
+    monkeypatch.setattr(data, "divide", divide)
+    monkeypatch.setattr(
+        data, "write", lambda path, *rest, **keys: written.append(path.name) or write(path, *rest, **keys)
+    )
+    assert cli.main(["initialize", "--type", file]) == 0
+    assert written == [".whole_foundation_pretrain.bin", ".whole_pretrain_pretrain.bin"]
+
+
+def test_a_text_that_is_too_short_leaves_nothing(curriculum, capsys):
+    assert cli.main(["initialize", "--type", curriculum({"warmup": {"block_size": 300}})]) == 2
+    assert "warmup: 30 documents with" in capsys.readouterr().err
+    assert contents() == {}
+
+
 def die_at_call(left: int) -> None:
     """SIGKILL at some call that opens, renames, removes or shortens a file."""
 
@@ -136,7 +216,7 @@ def die_at_call(left: int) -> None:
 
 PEAK = """
 import re, sys
-from curriculum import cli
+from curriculum import cli, data
 status = cli.main(["initialize", "--type", sys.argv[1]])
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())  # getrusage knows the parent's, too
 print(status, "torch" in sys.modules, int(peak[1]) // 1024)

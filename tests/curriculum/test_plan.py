@@ -187,6 +187,16 @@ def test_replay_lengthens_the_stage_so_that_its_own_text_is_gone_through(files):
     assert mixed in (2 * plain, 2 * plain + 1)
 
 
+def test_updates_with_replay_are_counted_exactly(files):
+    stages = [
+        CurriculumStage(name="warmup", dataset_key="d", block_size=8),
+        CurriculumStage(name="foundation", dataset_key="e", block_size=8, n_epochs=3, replay=0.7),
+    ]
+    part = parts_of(config_of(stages), files, 1)[1]
+    assert (part.steps, part.windows_per_epoch) == (10 * 262 // 4, 262)  # in floats, 3 / (1 - 0.7) is less than 10
+    assert [part.epoch(step) for step in (part.steps - 1, part.steps)] == [2, 3]
+
+
 def test_replay_without_anything_long_enough_is_refused(files):
     stages = [
         CurriculumStage(name="warmup", dataset_key="d", block_size=8, n_epochs=9),

@@ -63,6 +63,18 @@ def test_every_evaluation_measures_every_stage_the_last_one_first(curriculum):
     assert rows[-1]["loss"] < rows[2]["loss"] - 0.5
 
 
+def test_a_stage_has_one_colour_in_all_panels_of_the_curves(curriculum, monkeypatch):
+    figures = []
+    monkeypatch.setattr("matplotlib.pyplot.close", figures.append)
+    assert begin(curriculum()) == 0
+    training, validation = (
+        {line.get_label().split(" ")[0]: line.get_color() for line in axis.get_lines() if line.get_label()[0] != "_"}
+        for axis in figures[0].axes[:2]
+    )
+    assert training == validation
+    assert len(set(training.values())) == 3
+
+
 def test_checkpoints_say_where_the_run_stands_and_one_follows_each_transition(curriculum):
     assert begin(curriculum()) == 0
     first, second, third = ends("run")
@@ -183,6 +195,19 @@ def test_resume_without_a_checkpoint_is_an_error(curriculum, capsys):
     )
 
 
+def test_start_with_resume_begins_or_goes_on_as_a_requeued_job_needs_it(curriculum, capsys):
+    file = curriculum()
+    assert begin(file, "--resume", "true", "--save_dir", "whole") == 0
+    assert begin(file, "--resume", "true") == 0
+    shutil.rmtree(f"run/checkpoint-{checkpoint.list_steps(Path('run'))[-1]}")
+    assert "go on with: python -m curriculum.cli resume" in error_of(capsys, "start", "--type", file)
+    assert cli.main(["start", "--type", file, "--resume", "true"]) == 0
+    assert_same_run("run", "whole")
+    Path("other.yaml").write_text(Path(file).read_text())
+    error = error_of(capsys, "start", "--type", "other.yaml", "--resume", "true")
+    assert "was started with 'curriculum', now it is 'other'" in error
+
+
 def test_seeds_killed_while_only_the_first_had_saved_are_resumed(curriculum, monkeypatch):
     file = curriculum()
     assert begin(file, "--save_dir", "whole", "--seeds", "0,1") == 0
@@ -289,6 +314,9 @@ def test_a_bare_file_of_somebody_else_is_trained_on(curriculum, capsys):
     assert "train_pretrain_pretrain.bin does not say where its documents begin" in error
 
 
+ONE_STEM = {"warmup": {"name": "a", "dataset_suffix": "b_c"}, "foundation": {"name": "a_b", "dataset_suffix": "c"}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -300,8 +328,19 @@ def test_a_bare_file_of_somebody_else_is_trained_on(curriculum, capsys):
         ({"stages": {"warmup": {"block_size": 0}}}, "stages[0].block_size: 0 is not allowed; it takes integer in [2,"),
         ({"stages": {"warmup": {"n_epochs": 1.5}}}, "stages[0].n_epochs: 1.5 is not allowed; it takes integer >= 1"),
         ({"stages": {"warmup": {"replay": 0.5}}}, "warmup is the first, so it has nothing to replay"),
+        ({"stages": ONE_STEM}, "stages: a and a_b would both have files named a_b_c"),
         ({"stages": {"warmup": {"source_path": ["text/b"]}}}, "warmup and foundation read the same text"),
         ({"stages": {"warmup": {"source_path": ["text/x"]}}}, "text/x does not exist"),
+        ({"stages": {"pretrain": {"source_path": ["text/c", "text/b/../b/01.txt"]}}}, "01.txt, which foundation reads"),
+        ({"stages": {"pretrain": {"source_path": None}}, "local_files": "text"}, "00.txt, which warmup reads"),
+        ({"stages": {"warmup": {"source_path": []}}}, "stages[0].source_path: [] is not allowed"),
+        ({"stages": {"warmup": {"dataset_key": "simple-sentences"}}}, "stages[0]: source_path: is read for"),
+        (
+            {"stages": {"warmup": {"dataset_key": "custom-scrape", "source_path": ["a.yaml", "b.yaml"]}}},
+            "stages[0]: source_path: custom-scrape takes one file of addresses",
+        ),
+        ({"stages": {"warmup": {"document_separator": "\n\n"}}}, "document_separator: '\\n\\n' is no line"),
+        ({"stages": {"warmup": {"document_separator": "a\nb"}}}, "document_separator: 'a\\nb' is no line"),
         ({"stages": {"pretrain": {"block_size": 512}}}, "pretrain: 30 documents with"),
         ({"training": {"learning_rate": 3}}, "training.learning_rate: no such key"),
         ({"training": {"gpt2_size": "1_3_8"}}, "cannot be split over 3 heads"),
@@ -378,6 +417,16 @@ def test_status_says_what_there_is(curriculum, capsys):
     out = capsys.readouterr().out
     assert out.count("complete") == 6
     assert "curriculum_stage_idx 2, curriculum_stage pretrain, epoch 0" in out
+
+
+def test_status_says_how_far_each_seed_is(curriculum, capsys):
+    file = curriculum(training={"seeds": [2, 10]})
+    assert begin(file) == 0
+    capsys.readouterr()
+    assert cli.main(["status", "--type", file]) == 0
+    out = capsys.readouterr().out
+    assert out.index("run/seed2: step 45") < out.index("run/seed10: step 45")
+    assert "no run yet" not in out
 
 
 def test_status_finds_a_named_run_and_refuses_one_of_an_ablation(curriculum, capsys):

@@ -347,7 +347,17 @@ def test_a_server_that_wants_too_long_a_wait_is_left(value):
     assert "max_wait_seconds" in failure.detail
 
 
-@pytest.mark.parametrize("value", ["soon", "-5", "Fri, 31 Dec 1999 23:59:59 GMT", "1e9", "٣", ""])
+LARGE = "9" * 20  # which no C integer holds
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("soon", "-5", "Fri, 31 Dec 1999 23:59:59 GMT", "1e9", "٣", ""),
+        f"Fri, 31 Dec {LARGE} 23:59:59 GMT",
+        f"Fri, 31 Dec 1999 23:59:59 +{LARGE}",
+    ],
+)
 def test_a_retry_after_that_says_nothing_changes_nothing(value):
     headers = {"Retry-After": value} if value.isascii() else {}
     site = Site({"/": in_turn((503, headers, b""), text("x"))})

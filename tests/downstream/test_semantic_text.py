@@ -288,6 +288,16 @@ def test_a_tokenizer_is_trained_on_no_more_documents_than_are_read(train, tmp_pa
     assert "zqx" not in path.read_text()
 
 
+def test_a_tokenizer_learns_nothing_of_a_training_document_that_equals_a_validation_document(train, tmp_path):
+    (tmp_path / "train.jsonl").write_text(json.dumps({"text": prose(1)}) + "\n" + json.dumps({"text": "zqx  " * 200}))
+    (tmp_path / "validation.txt").write_text("zqx " * 200)
+    files = {"data": tmp_path / "train.jsonl", "validation_data": tmp_path / "validation.txt"}
+    folder = train(tokenizer="train", vocab_size=300, seq_length=8, **files)
+    assert summary(folder)["data"]["training"]["dropped_as_duplicate"] == 1
+    (path,) = (tmp_path / "prepared").rglob("trained.json")
+    assert "zqx" not in path.read_text()
+
+
 def test_a_data_set_of_the_hub_is_read_no_further_than_needed(train, tmp_path, capsys):
     hub = tmp_path / "hub"
     hub.mkdir()
