@@ -106,6 +106,22 @@ def test_shipped_configurations_are_sound(name):
     assert config.model_shape.num_tokens == config.example_task.num_tokens
 
 
+def test_a_run_whose_grammar_has_changed_is_neither_gone_on_with_nor_examined(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rules = {"S": ["A B A B A B A B C", "B A B C C A A A"], "A": ["1 2", "3 3"], "B": ["1 1 2", "2 3"], "C": ["1", "2"]}
+    grammar = Path("grammar.json")
+    grammar.write_text(json.dumps({"start": "S", "rules": rules}))
+    words = ["train", "--task", "lano", "--config_path", "grammar.json", *SMALL, "--save_dir", "run"]
+    assert cli.main(words) == 0
+    assert cli.main(["evaluate", "--checkpoint", "run/best", "--examples", "4"]) == 0
+    grammar.write_text(json.dumps({"start": "S", "rules": {**rules, "A": ["1 2", "3 3 3"]}}))
+    capsys.readouterr()
+    assert cli.main([*words, "--resume"]) == 2
+    assert "grammar: the run in run was started with" in capsys.readouterr().err
+    assert cli.main(["evaluate", "--checkpoint", "run/best", "--examples", "4"]) == 2
+    assert "config_path: the grammar in this file has changed since run/best was trained" in capsys.readouterr().err
+
+
 # --- The documentation's commands
 
 
