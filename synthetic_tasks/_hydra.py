@@ -52,5 +52,5 @@ def _in_a_line(error: Exception) -> str:
     inner = ("full_key:", "object_type=", "reference_type=", "provider=", "Config search", "To append", "See ")
     said = [line for line in lines if line and not line.startswith(inner)]
     return "; ".join(said).replace(":; ", ": ").rstrip(".") + (
-        "; there is no such key" if "override '" in said[0] else ""
+        "; there is no such key" if "Could not override '" in said[0] else ""
     )

@@ -173,6 +173,16 @@ def test_documented_inspections(words, tokenizer, capsys):
         assert "[w9500]" in out
 
 
+def test_a_task_is_inspected_by_the_words_that_other_packages_take(capsys):
+    words = ["dataset.config.L=2", "dataset.config.value_mod=5", "examples=20", "show=0"]
+    assert cli.main(["inspect", "mano", "--stats", "--duplicates", *words]) == 0
+    out = capsys.readouterr().out
+    assert cli.main(["inspect", "dataset=mano", "stats=true", "duplicates=true", *words]) == 0
+    assert capsys.readouterr().out == out
+    assert "train, 20 examples" in out
+    assert "repeat an earlier one" in out
+
+
 @pytest.mark.slow
 def test_the_documented_scripts_run_by_their_paths(tmp_path):
     done = script("inspect_dataset", "dataset=mano", "show=2", folder=tmp_path)
@@ -444,6 +454,8 @@ def test_hops_that_a_checkpoint_cannot_be_asked_for_are_refused(task, hops, mess
         ("inspect +hydra/launcher=basic", "Hydra only reads the keys here"),
         ("curve train.max_steps", "Error parsing override 'train.max_steps'"),
         ("curve train.max_steps=2,3", "Ambiguous value"),
+        ("inspect nope", "Could not find 'dataset/nope'; Available options in 'dataset': brevo"),
+        ("curve --stats", "--stats: no such flag"),
         ("curve --nope", "--nope: no such flag"),
         ("curve logging.wandb.mode=never", "logging.wandb.mode: 'never' is not allowed"),
         ("train --task depo", "save_dir: is missing"),
