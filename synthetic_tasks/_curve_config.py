@@ -121,8 +121,8 @@ class CurveConfig(RunConfig):
 
     seed: int = Field(42, ge=0, le=LARGEST_SEED, description="of the initial weights and the data")
     output_dir: str | None = free(None, min_length=1, description="folder of the run; null: outputs/depo_curve/HASH")
-    plot_file: str = free("depo_hop_curve.png", min_length=1, description="the plot, in that folder")
-    metrics_file: str = free("depo_hop_metrics.csv", min_length=1, description="the numbers, in that folder")
+    plot_file: str = free("depo_hop_curve.png", description="the plot, in that folder: .png, .pdf or .svg")
+    metrics_file: str = free("depo_hop_metrics.csv", description="the numbers, in that folder: .csv")
 
     num_examples: int = Field(20_000, description="examples that are seen again and again; 0 or less: always new ones")
     grow_hops: float | None = Field(
@@ -140,6 +140,16 @@ class CurveConfig(RunConfig):
     max_steps: int = Field(200, ge=1, description="updates")
     eval_every_steps: int = Field(20, ge=1, description="updates between evaluations")
     save_every_steps: int = free(100, ge=1, description="updates between checkpoints; the last update is always saved")
+
+    @model_validator(mode="after")
+    def _files_have_names(self) -> Self:
+        for key, name, kinds in (
+            ("plot_file", self.plot_file, (".png", ".pdf", ".svg")),
+            ("metrics_file", self.metrics_file, (".csv",)),
+        ):
+            if Path(name).name != name or Path(name).suffix not in kinds:
+                raise ValueError(f"{key}: {name!r} is no name of a file that ends in {' or '.join(kinds)}")
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

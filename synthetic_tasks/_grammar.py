@@ -59,6 +59,14 @@ class Grammar:
         return next(iter(self.longest.values()))
 
     @cached_property
+    def shortest(self) -> int:
+        """Tokens in the shortest string."""
+        found: dict[str, int] = {}
+        for name, rules in reversed(self.rules.items()):
+            found[name] = min(sum(found.get(part, 1) for part in rule) for rule in rules)
+        return found[next(iter(self.rules))]
+
+    @cached_property
     def tables(self) -> Tables:
         number = {name: s for s, name in enumerate(self.rules)}
         flat = [rule for rules in self.rules.values() for rule in rules]

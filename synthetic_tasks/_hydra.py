@@ -18,10 +18,13 @@ CONF = Path(__file__).parent / "conf"
 
 def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The keys of `conf/NAME/config.yaml` with its groups and the overrides. Raises UserError."""
+    of_hydra = [word for word in overrides if word.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    if of_hydra:
+        raise UserError(f"{of_hydra[0]}: Hydra only reads the keys here; where a curve goes is said by output_dir")
     try:
         with initialize_config_dir(str(CONF / name), version_base=None):
             keys = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group that is set to null
         raise UserError(_in_a_line(error)) from error
     assert isinstance(keys, dict)
     return {str(key): value for key, value in keys.items()}
@@ -49,5 +52,5 @@ def _in_a_line(error: Exception) -> str:
     inner = ("full_key:", "object_type=", "reference_type=", "provider=", "Config search", "To append", "See ")
     said = [line for line in lines if line and not line.startswith(inner)]
     return "; ".join(said).replace(":; ", ": ").rstrip(".") + (
-        "; there is no such key" if "override '" in said[0] else ""
+        "; there is no such key" if "Could not override '" in said[0] else ""
     )

@@ -50,7 +50,8 @@ def inside(tokens, first_rule, first_part, parts, longest, weights, token_weight
                             y = -1 - part
                             begin = place[y] + j * (width[y] + 1)
                             for more in range(1, min(reach, top - length) + 1):
-                                then[length + more] += now[length] * sums[begin + more]
+                                rest = sums[begin + more]
+                                then[length + more] += now[length] * rest if rest > 0.0 else 0.0  # not inf * 0
                     low, high = low + 1, top
                     now, then = then, now
                 for length in range(low, high + 1):

@@ -1,6 +1,7 @@
 """Train on the synthetic tasks of "Physics of Language Models: Part 4.1", and measure what was learned.
 
 python -m synthetic_tasks.cli inspect [dataset=brevo show=2 dataset.config.qa=true tokenizer_name_or_path=FOLDER ...]
+python -m synthetic_tasks.cli inspect mano --stats --duplicates [dataset.config.L=2 ...]
 python -m synthetic_tasks.cli export depo --out data/depo [--N 75 --train 100000 --format jsonl ...]
 python -m synthetic_tasks.cli train --task mano --save_dir runs/mano [--L 2 --value_mod 7 --key value ...]
 python -m synthetic_tasks.cli train_minimal [--key value ...]
@@ -43,10 +44,12 @@ class HydraVerb(NamedTuple):
     schema: type[config.Config]
     function: Callable[[Any], Any]
     rehearsal: Callable[[Any], Any] | None = None
+    word: str | None = None  # the key that the one word right after the verb is the value of
+    switches: Sequence[str] = ()  # keys that are true where --KEY is given
 
 
 HYDRA_VERBS = {
-    "inspect": HydraVerb("inspect_dataset", InspectConfig, run.look),
+    "inspect": HydraVerb("inspect_dataset", InspectConfig, run.look, word="dataset", switches=("stats", "duplicates")),
     "curve": HydraVerb("depo_curve", CurveConfig, _curve.train, _curve.rehearse),
 }
 
@@ -71,10 +74,13 @@ def run_hydra(name: str, arguments: Sequence[str]) -> None:
     verb = HYDRA_VERBS[name]
     if set(arguments) & set(HELP_FLAGS):
         return print(help_of(name))
-    switches = {"-m": "--multirun"}
-    flags = [switches.get(word, word) for word in arguments if word.startswith("-")]
+    if verb.word and arguments and arguments[0].isidentifier():
+        arguments = [f"{verb.word}={arguments[0]}", *arguments[1:]]
+    switches = {f"--{key}": f"{key}=true" for key in verb.switches} | {"-m": "--multirun"}
+    arguments = [switches.get(word, word) for word in arguments]
+    flags = [word for word in arguments if word.startswith("-")]
     words = [word for word in arguments if not word.startswith("-")]
-    known = ("--multirun", "--print_config", "--dry_run")
+    known = ("--multirun", "--print_config", "--dry_run", *(f"--{key}" for key in verb.switches))
     if unknown := [flag for flag in flags if flag not in known]:
         raise UserError(f"{unknown[0]}: no such flag; there are {', '.join(known)}. Keys are given as key=value")
     if "--dry_run" in flags and verb.rehearsal is None:
@@ -107,7 +113,8 @@ def help_of(name: str) -> str:
     head = (
         f"{(__doc__ or '').strip()}\n\nThis is the help of `{name}`. Its files and groups: {_hydra.CONF / verb.folder}"
     )
-    flags = "--multirun, --print_config" + (", --dry_run" if verb.rehearsal else "")
+    flags = ", ".join(["--multirun", "--print_config", *["--dry_run"] * bool(verb.rehearsal)])
+    flags += "".join(f", --{key} for {key}=true" for key in verb.switches)
     return "\n".join([f"{head}\nFlags: {flags}\n", *_keys_of(verb.schema, "")])
 
 

@@ -11,6 +11,7 @@ from core.show import ShowConfig
 from core.task import task_class
 from core.task_verbs import TaskConfig
 from synthetic_tasks._example_task import PACKAGE, ExampleTask
+from synthetic_tasks.lano import LanoTask
 
 MAY_GROW = ("max_steps",)
 
@@ -43,6 +44,12 @@ class SyntheticConfig(TrainingConfig, ExampleTaskConfig):
             raise ValueError(f"pack_to is {self.pack_to}, but a row of task {self.task} may have {longest} tokens")
         _ = self.model_shape
         return self
+
+    def identity(self, world_size: int) -> dict[str, Any]:
+        """With a grammar in a file also what it says: the path stays the same when the file changes."""
+        task = self.example_task
+        grammar = {"grammar": task.fingerprint} if isinstance(task, LanoTask) and task.config_path else {}
+        return {**super().identity(world_size), **grammar}
 
     @property
     def total_steps(self) -> int:

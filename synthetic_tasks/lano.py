@@ -58,6 +58,8 @@ class LanoTask(ExampleTask):
             _ = self.grammar
         except ValueError as error:
             raise ValueError(f"config_path {error}") from None
+        if self.grammar.shortest == 1 and not (self.bos or self.eos):
+            raise ValueError("in a string of one token nothing is predicted without <bos> and <eos>; set bos or eos")
         return self
 
     @cached_property
@@ -134,9 +136,12 @@ class LanoTask(ExampleTask):
         """
         tables = self.grammar.tables
         chances = 1 / np.diff(tables.first_rule)
-        scale = np.exp(self.grammar.nats_per_token)
-        terminals = self.grammar.num_terminals
-        found = _parsing.next_tokens(np.asarray(string, dtype=np.int64), *tables, chances, scale, terminals)
+        tokens, terminals = np.asarray(string, dtype=np.int64), self.grammar.num_terminals
+        nats = self.grammar.nats_per_token
+        found = _parsing.next_tokens(tokens, *tables, chances, np.exp(nats), terminals)
+        while not np.isfinite(found).all():  # a string of very many derivations is far likelier than each of them
+            nats *= 0.8
+            found = _parsing.next_tokens(tokens, *tables, chances, np.exp(nats), terminals)
         law = np.zeros((len(found), self.num_tokens))
         law[:, 1 : terminals + 1] = found[:, 1:]
         law[:, self.eos_token] = found[:, 0]

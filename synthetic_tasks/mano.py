@@ -154,6 +154,9 @@ class ManoTask(ExampleTask):
         for found, right in ((mark, 10 * operators), (closing, 10 * operators + 4)):
             if found - right not in range(self.knowledge_augment + 1):
                 raise ValueError(f"a mark of length is {found}; for {operators} operators it should be {right}")
+        written = sum(token < FIRST_VALUE for token in expression)
+        if written != operators:  # more of them could be nested deeper than Python descends
+            raise ValueError(f"the expression holds {written} operators; a row of {len(tokens)} tokens has {operators}")
         rest = iter(expression)
         value = self._value(rest)
         if next(rest, None) is not None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core import hf, plots, rehearsal, trainer
+from core import checkpoint, hf, plots, rehearsal, trainer
 from core.config import home
 from core.distributed import World, join
 from core.errors import UserError
@@ -96,6 +96,7 @@ def evaluate(config: ExamConfig) -> list[Row]:
     else:
         run = of_checkpoint(folder, lambda keys: CurveConfig if "dataset" in keys else schema(keys))
         task, seed = run.example_task, run.seed if config.seed is None else config.seed
+        check_grammar(run, folder)
     check_hops(task, config.hops)
     model = load(folder)
     if task.num_tokens > model.num_tokens or task.block_size > model.n_positions:
@@ -108,6 +109,13 @@ def evaluate(config: ExamConfig) -> list[Row]:
         rows = examine(task, model.to(world.device), sheet, config.hops)
         world.say(table(rows, LABELS))
     return rows
+
+
+def check_grammar(run: CurveConfig | SyntheticConfig, checkpoint_folder: Path) -> None:
+    """Raises UserError if the file of the run's grammar no longer says what it said in training."""
+    now = run.identity(world_size=1).get("grammar")
+    if checkpoint.read_state(checkpoint_folder)["identity"].get("grammar", now) != now:
+        raise UserError(f"config_path: the grammar in this file has changed since {checkpoint_folder} was trained")
 
 
 def check_hops(task: ExampleTask, hops: Sequence[int]) -> None:

@@ -218,7 +218,9 @@ class RecurrentOLMo3(LanguageModel):
         std = self.recurrence.random_init_std
         if self.training:
             return torch.randn_like(encoded) * std
-        noise = torch.randn(encoded.shape[1:], generator=torch.Generator().manual_seed(EVALUATION_SEED))
+        T, C = encoded.shape[1:]
+        drawn = T + -T % 16  # PyTorch draws normal numbers by sixteens: the last ones would depend on how many they are
+        noise = torch.randn(drawn, C, generator=torch.Generator().manual_seed(EVALUATION_SEED))[:T]
         return (noise * std).to(encoded).expand_as(encoded)  # the same for every row, whatever the batch
 
     def _views(self, input_ids: Tensor, rows: Rows | None) -> dict[str, View]:
@@ -291,9 +293,10 @@ class RecurrentOLMo3(LanguageModel):
 
     # --- Files
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Writes a folder that transformers loads as plain OLMo 3 of the same layers, one loop, and nothing else; what
         makes it recurrent stands in config.json under `recurrent`, and in recurrent.safetensors."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {**self.shape.to_hf(), "recurrent": self.recurrence.model_dump()}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -305,9 +308,12 @@ class RecurrentOLMo3(LanguageModel):
             write_tensors(own, folder / RECURRENT)
 
     @classmethod
-    def from_pretrained(cls, folder: Path, recurrence: Recurrence | None = None, seed: int = 0) -> "RecurrentOLMo3":
+    def from_pretrained(
+        cls, folder: str | Path, recurrence: Recurrence | None = None, seed: int = 0
+    ) -> "RecurrentOLMo3":
         """The model in a folder that `save_pretrained` wrote, or with `recurrence` one made of a plain OLMo 3, whose
         further weights are new. Raises UnreadableModel."""
+        folder = Path(folder)
         try:
             raw = json.loads((folder / "config.json").read_text())
             shape = Olmo3Shape.from_hf(raw)

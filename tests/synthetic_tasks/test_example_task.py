@@ -1,5 +1,6 @@
 """The face of every synthetic task: rows as dictionaries, streams, shards, presets."""
 
+import pickle
 import random
 from collections import Counter
 
@@ -34,6 +35,16 @@ def test_parameters_come_as_keywords_or_as_one_mapping():
     assert DepoTask({"N": 75, "K": 16}) == DepoTask(N=75, K=16) == DepoTask({"N": 70}, N=75, K=16)
     with pytest.raises(ValidationError, match="no_such_key"):
         DepoTask({"no_such_key": 1})
+
+
+@every_task
+def test_tasks_are_equal_if_their_parameters_are_whatever_they_have_computed(kind):
+    one, other = kind(), kind()
+    one.take(seed=0, count=1)
+    other.take(seed=0, count=1)
+    assert one == other == pickle.loads(pickle.dumps(one))
+    assert len({one, other}) == 1
+    assert one != kind(**kind.presets[list(kind.presets)[-1]])
 
 
 @every_task

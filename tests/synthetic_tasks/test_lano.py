@@ -150,7 +150,8 @@ def test_strings_come_as_often_as_their_derivations_are_likely(of):
 
 @pytest.mark.parametrize("variant", [{}, {"bos": False}, {"eos": False}, {"bos": False, "eos": False}])
 def test_corrupted_strings_are_judged_as_the_recogniser_judges_them(of, variant):
-    task = of(AMBIGUOUS, **variant)
+    longer = {"rules": {**AMBIGUOUS["rules"], "B": ["C 1", "2 1 3", "A 2"], "S": ["A A B", "B A", "C B"]}}
+    task = of({**AMBIGUOUS, **longer} if len(variant) == 2 else AMBIGUOUS, **variant)
     still_valid = agreement(task, lambda row: reads_as_valid(task, row), count=2500 if variant else 10_000)
     assert still_valid > 50
 
@@ -212,6 +213,28 @@ def test_the_longest_strings_neither_overflow_nor_vanish():
     assert len(string) > 700
     assert np.isfinite(task.law(string)).all()
     np.testing.assert_allclose(task.law(string).sum(axis=1), 1)
+
+
+def test_strings_of_more_derivations_than_floats_can_count_are_judged_all_the_same(of):
+    task = of(with_rules(S=["A " * 1500, "A " * 1499 + "2"], A=["1", "B"], B=["1"]))
+    string = np.ones(1500, dtype=np.int64)
+    assert task.derivations(string) == np.inf
+    law = task.law(string)
+    np.testing.assert_allclose(law[[0, 1498]], [[0, 1, 0, 0, 0]] * 2)
+    np.testing.assert_allclose(law[[1499, 1500]], [[0, 0.5, 0.5, 0, 0], [0, 0, 0, 1, 0]])
+    string[1400] = 2
+    assert task.derivations(string) == 0
+    assert not task.validate_example({"input_ids": [0, *string, task.eos_token]})
+
+
+def test_strings_of_one_token_are_refused_where_nothing_of_them_is_predicted(of):
+    grammar = with_rules(S=["A", "1 A"], A=["2", "3 3"])
+    with pytest.raises(ValidationError, match="set bos or eos"):
+        of(grammar, bos=False, eos=False)
+    of(with_rules(S=["1 A", "A A"], A=["2", "3 3"]), bos=False, eos=False)
+    for variant in ({"bos": False}, {"eos": False}):
+        batch = of(grammar, **variant).sample(np.random.default_rng(0), 20)
+        assert (batch.targets != IGNORE).any(dim=1).all()
 
 
 def test_the_released_layout_is_the_same_grammar(of):

@@ -79,6 +79,12 @@ def test_cut_and_lengthened_rows_are_rejected(cut):
         assert not task.validate_example({"input_ids": [*ids, *ids[-cut:]]})
 
 
+def test_rows_of_nothing_but_operators_are_rejected_however_deep_they_would_nest():
+    task = ManoTask(L=499)
+    assert not task.validate_example({"input_ids": [9999, 4990, *[1] * 999, 4994, 5000]})
+    assert task.validate_example({"input_ids": [9999, 4990, *[1] * 499, *[5001] * 500, 4994, 5000 + 500 % 23]})
+
+
 # The law
 
 

@@ -210,6 +210,14 @@ def test_loops_that_start_from_noise_do_so_anew_in_training_and_alike_in_evaluat
     assert not torch.allclose(model(x)[0], model(x)[1])  # and the input arrives
 
 
+def test_the_noise_of_evaluation_does_not_depend_on_what_comes_later():
+    narrow = {"hidden_size": 24}  # PyTorch draws by sixteens
+    model, x = small(narrow, random_init_loop_state=True, inject_input_each_step=True).eval(), ids(1)
+    whole = model(x)
+    for length in range(1, 12):
+        torch.testing.assert_close(model(x[:, :length]), whole[:, :length], atol=1e-5, rtol=0)
+
+
 # --- ACT
 
 
@@ -312,6 +320,8 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, tied, settings):
     model = small({"tie_word_embeddings": tied}, **settings)
     model.save_pretrained(tmp_path)
     back = RecurrentOLMo3.from_pretrained(tmp_path)
+    back.save_pretrained(str(tmp_path / "named"))  # by its name, as transformers takes it
+    back = RecurrentOLMo3.from_pretrained(str(tmp_path / "named"))
     resolved = {"num_key_value_heads": 2, "layer_types": model.shape.types}
     assert back.shape == model.shape.model_copy(update=resolved)
     assert back.recurrence == model.recurrence

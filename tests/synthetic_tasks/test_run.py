@@ -106,6 +106,22 @@ def test_shipped_configurations_are_sound(name):
     assert config.model_shape.num_tokens == config.example_task.num_tokens
 
 
+def test_a_run_whose_grammar_has_changed_is_neither_gone_on_with_nor_examined(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rules = {"S": ["A B A B A B A B C", "B A B C C A A A"], "A": ["1 2", "3 3"], "B": ["1 1 2", "2 3"], "C": ["1", "2"]}
+    grammar = Path("grammar.json")
+    grammar.write_text(json.dumps({"start": "S", "rules": rules}))
+    words = ["train", "--task", "lano", "--config_path", "grammar.json", *SMALL, "--save_dir", "run"]
+    assert cli.main(words) == 0
+    assert cli.main(["evaluate", "--checkpoint", "run/best", "--examples", "4"]) == 0
+    grammar.write_text(json.dumps({"start": "S", "rules": {**rules, "A": ["1 2", "3 3 3"]}}))
+    capsys.readouterr()
+    assert cli.main([*words, "--resume"]) == 2
+    assert "grammar: the run in run was started with" in capsys.readouterr().err
+    assert cli.main(["evaluate", "--checkpoint", "run/best", "--examples", "4"]) == 2
+    assert "config_path: the grammar in this file has changed since run/best was trained" in capsys.readouterr().err
+
+
 # --- The documentation's commands
 
 
@@ -155,6 +171,16 @@ def test_documented_inspections(words, tokenizer, capsys):
         assert "<query_7>" not in out
     if any("tokenizer" in word for word in words):
         assert "[w9500]" in out
+
+
+def test_a_task_is_inspected_by_the_words_that_other_packages_take(capsys):
+    words = ["dataset.config.L=2", "dataset.config.value_mod=5", "examples=20", "show=0"]
+    assert cli.main(["inspect", "mano", "--stats", "--duplicates", *words]) == 0
+    out = capsys.readouterr().out
+    assert cli.main(["inspect", "dataset=mano", "stats=true", "duplicates=true", *words]) == 0
+    assert capsys.readouterr().out == out
+    assert "train, 20 examples" in out
+    assert "repeat an earlier one" in out
 
 
 @pytest.mark.slow
@@ -420,8 +446,16 @@ def test_hops_that_a_checkpoint_cannot_be_asked_for_are_refused(task, hops, mess
         ("curve model.vocab_size=100", "model: has 100 token ids and 2048 positions, but dataset needs 9702 and 961"),
         ("curve model.n_positions=100", "model: has 10064 token ids and 100 positions"),
         ("curve model.n_head=3", "model: width 128 cannot be split over 3 heads"),
+        ("curve plot_file=curve.txt", "plot_file: 'curve.txt' is no name of a file that ends in .png or .pdf or .svg"),
+        ("curve metrics_file=metrics.jsonl", "metrics_file: 'metrics.jsonl' is no name of a file that ends in .csv"),
+        ("curve metrics_file=no/such.csv", "metrics_file: 'no/such.csv' is no name"),
+        ("curve dataset=null", "Config group override must be a string or a list"),
+        ("curve hydra.run.dir=here", "where a curve goes is said by output_dir"),
+        ("inspect +hydra/launcher=basic", "Hydra only reads the keys here"),
         ("curve train.max_steps", "Error parsing override 'train.max_steps'"),
         ("curve train.max_steps=2,3", "Ambiguous value"),
+        ("inspect nope", "Could not find 'dataset/nope'; Available options in 'dataset': brevo"),
+        ("curve --stats", "--stats: no such flag"),
         ("curve --nope", "--nope: no such flag"),
         ("curve logging.wandb.mode=never", "logging.wandb.mode: 'never' is not allowed"),
         ("train --task depo", "save_dir: is missing"),
