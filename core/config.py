@@ -267,12 +267,24 @@ def _typed(text: str, field: FieldInfo | None) -> Any:
     kinds = _members(field.annotation) if field else ()
     if str in kinds and not (text in ("null", "~") and type(None) in kinds):
         return text
-    if any(get_origin(kind) is list for kind in kinds) and not text.startswith("[") and text != "null":
-        text = f"[{text}]"
+    items = _items(kinds)
+    if str in items and text != "null":
+        return _texts(text)
     try:
-        return parse_yaml(text)
+        return parse_yaml(f"[{text}]" if items and not text.startswith("[") and text != "null" else text)
     except yaml.YAMLError:
         return text
+
+
+def _texts(text: str) -> list[str]:
+    """The texts of a list, with brackets and quotes or without: `*.npz,007` are two, neither of them YAML nor seven."""
+    try:
+        items = yaml.load(text if text.startswith("[") else f"[{text}]", yaml.BaseLoader)
+    except yaml.YAMLError:
+        items = None
+    if isinstance(items, list) and all(isinstance(item, str) for item in items):
+        return items
+    return [item.strip() for item in text.split(",")]
 
 
 # --- Explaining
@@ -285,6 +297,12 @@ def domain(field: FieldInfo) -> str:
 
 def _members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _items(kinds: Iterable[Any]) -> tuple[Any, ...]:
+    """What the items of a list may be, where one of the kinds is a list."""
+    items = (get_args(kind)[0] for kind in kinds if get_origin(kind) is list)
+    return tuple(get_args(item)[0] if get_origin(item) is Annotated else item for item in items)
 
 
 def _describe(annotation: Any, metadata: list[Any]) -> str:

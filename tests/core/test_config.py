@@ -1,4 +1,4 @@
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,7 @@ class Example(config.Config):
     name: str | None = None
     steps: int = Field(3, ge=1, le=2_000_000)
     lengths: list[int] = Field([])
+    paths: list[Annotated[str, Field(min_length=1)]] | None = None
     flag: bool = False
 
 
@@ -88,6 +89,21 @@ def test_flags_are_read_in_every_form():
 @pytest.mark.parametrize(("text", "value"), [("[8, 16]", [8, 16]), ("8,16", [8, 16]), ("8", [8]), ("[]", [])])
 def test_a_list_may_be_given_without_brackets(tmp_path, text, value):
     assert resolve(tmp_path, lengths=text).lengths == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("*.npz", ["*.npz"]),
+        ("[ab]*.npz,007", ["[ab]*.npz", "007"]),
+        ("a: b, c #d", ["a: b", "c #d"]),
+        ('["a, b", c]', ["a, b", "c"]),
+        ("1e3,true", ["1e3", "true"]),
+        ("null", None),
+    ],
+)
+def test_the_texts_of_a_list_stay_text(tmp_path, text, value):
+    assert resolve(tmp_path, paths=text).paths == value
 
 
 @pytest.mark.parametrize(("text", "value"), [("007", "007"), ("1e3", "1e3"), ("true", "true"), ("null", None)])
