@@ -154,7 +154,8 @@ def check(schema: Schema, grouped: dict[str, Any], flags: dict[str, str], file: 
     fields = model.model_fields
     from_file, places = _named(_ungrouped(grouped, model, file), model, file)
     from_flags, words = _named([(key, f"--{key}", text) for key, text in flags.items()], model, "")
-    values = {**from_file, **{key: _typed(text, fields.get(key)) for key, text in from_flags.items()}}
+    values = {key: _unquoted(value, fields.get(key)) for key, value in from_file.items()}
+    values |= {key: _typed(text, fields.get(key)) for key, text in from_flags.items()}
 
     def origin(key: str) -> str:
         place = places.get(key, key)
@@ -267,13 +268,19 @@ def _typed(text: str, field: FieldInfo | None) -> Any:
     kinds = _members(field.annotation) if field else ()
     if str in kinds and not (text in ("null", "~") and type(None) in kinds):
         return text
-    items = _items(kinds)
+    items = _items(field)
     if str in items and text != "null":
         return _texts(text)
     try:
         return parse_yaml(f"[{text}]" if items and not text.startswith("[") and text != "null" else text)
     except yaml.YAMLError:
         return text
+
+
+def _unquoted(value: Any, field: FieldInfo | None) -> Any:
+    """A file's value; `save_steps: 1,2`, text to YAML where no text is meant, is what it would be as a flag."""
+    items = _items(field)
+    return _typed(value, field) if isinstance(value, str) and items and str not in items else value
 
 
 def _texts(text: str) -> list[str]:
@@ -299,8 +306,9 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def _items(kinds: Iterable[Any]) -> tuple[Any, ...]:
-    """What the items of a list may be, where one of the kinds is a list."""
+def _items(field: FieldInfo | None) -> tuple[Any, ...]:
+    """What the items may be where a field takes a list; else nothing."""
+    kinds = _members(field.annotation) if field else ()
     items = (get_args(kind)[0] for kind in kinds if get_origin(kind) is list)
     return tuple(get_args(item)[0] if get_origin(item) is Annotated else item for item in items)
 

@@ -89,6 +89,13 @@ def test_flags_are_read_in_every_form():
 @pytest.mark.parametrize(("text", "value"), [("[8, 16]", [8, 16]), ("8,16", [8, 16]), ("8", [8]), ("[]", [])])
 def test_a_list_may_be_given_without_brackets(tmp_path, text, value):
     assert resolve(tmp_path, lengths=text).lengths == value
+    assert resolve(tmp_path, f"lengths: '{text}'").lengths == value, "nor do quotes in a file matter"
+
+
+def test_a_list_in_a_file_may_be_given_without_brackets(tmp_path):
+    assert resolve(tmp_path, "lengths: 8,16").lengths == [8, 16]
+    with pytest.raises(UserError, match=r"file.yaml: lengths: \[8, 'x'\] is not allowed; it takes list of integer"):
+        resolve(tmp_path, "lengths: 8,x")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +126,7 @@ def test_what_is_allowed_is_said_in_words():
         "name": "text or null",
         "steps": "integer in [1, 2000000]",
         "lengths": "list of integer",
+        "paths": "list of text or null",
         "flag": "true or false",
     }
 
