@@ -90,8 +90,16 @@ class Task(BaseModel, ABC):
         return None
 
     def groups(self, batch: Batch) -> dict[str, Tensor]:
-        """Kinds of examples that are worth a measurement of their own: the rows of each, int64 (n,). Mostly none."""
+        """Kinds of examples that are worth a measurement of their own: the rows of each, int64 (n,), n 0 if absent.
+
+        Mostly none.
+        """
         return {}
+
+    @property
+    def mixed(self) -> Sequence["Task"]:
+        """Tasks whose examples it mixes, each of which has to have prompts of every split. Mostly none."""
+        return ()
 
     @property
     def name(self) -> str:

@@ -74,6 +74,10 @@ class Mixture(Task):
         return built
 
     @property
+    def mixed(self) -> list[Task]:
+        return self.tasks
+
+    @property
     def prefixes(self) -> int:
         """Tokens before the example of a part."""
         return 1 if self.vocabulary == "shared" else 0
@@ -145,8 +149,7 @@ class Mixture(Task):
 
     def groups(self, batch: Batch) -> dict[str, Tensor]:
         part = self.part_of(batch.input_ids[:, 0])
-        rows = {self.part_name(number): (part == number).nonzero()[:, 0] for number in range(len(self.tasks))}
-        return {name: some for name, some in rows.items() if len(some)}
+        return {self.part_name(number): (part == number).nonzero()[:, 0] for number in range(len(self.tasks))}
 
     def part_name(self, number: int) -> str:
         return f"{number + 1}:{self.tasks[number].name}"

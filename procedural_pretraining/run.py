@@ -13,7 +13,7 @@ from core.replicas import Replica, carry_out
 from core.report import report, table
 from core.run_config import check_device, of_checkpoint
 from core.source import TaskSource
-from core.split import draw_block
+from core.split import check_prompts
 from core.trainer import Definition, Phase, Settings
 from procedural_pretraining.config import MAY_GROW, EvaluationConfig, PretrainingConfig, schema
 from procedural_pretraining.length_curriculum import LengthCurriculum
@@ -58,7 +58,7 @@ def check_splits(config: PretrainingConfig) -> None:
     """Raises UserError if there are too few prompts to be divided."""
     trained = [(length, split) for length in config.training_lengths for split in ("train", "validation")]
     for length, split in [*trained, *((length, "validation") for length in config.eval_lengths)]:
-        draw_block(config.task_at(length), config.seed, split, 0)
+        check_prompts(config.task_at(length), config.seed, split)
 
 
 def build(config: PretrainingConfig, world: World) -> tuple[GPT, TaskSource, list[Phase], Settings]:

@@ -55,6 +55,11 @@ FLAGS = [
     ({"seq_length": 0}, ["--seq_length: 0 ", "in [1,"]),
     ({"vocab_size": 1}, ["--vocab_size: 1 ", "in [2,"]),
     ({"seq_length": 1, "vocab_size": 2}, ["too few distinct prompts"]),
+    (
+        {"task": "mixture", "vocab_size": None, "seq_length": None}
+        | {"parts": "{task: set}, {task: sort, seq_length: 1, vocab_size: 2}"},
+        ["task sort: ", "'seq_length': 1", "too few distinct prompts"],
+    ),
     ({"task": "stack", "seq_length": 2}, ["--seq_length: 2 ", "in [3,"]),
     ({"task": "stack", "vocab_size": 2}, ["--vocab_size: 2 ", "in [3,"]),
     ({"task": "stack", "use_curriculum": True, "curriculum_start": 2}, ["task stack: seq_length: 2 "]),
