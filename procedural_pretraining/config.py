@@ -106,10 +106,12 @@ class PretrainingConfig(TrainingConfig):
     @property
     def model_shape(self) -> GPTConfig:
         """The model for every length that is trained or evaluated. Raises ValueError if one of them is impossible."""
-        try:
-            tasks = [self.task_at(length) for length in [*self.training_lengths, *self.eval_lengths]]
-        except ValueError as error:
-            raise ValueError(f"task {self.task}: {error}") from error
+        tasks = []
+        for key, lengths in (("", self.training_lengths), ("eval_lengths: ", self.eval_lengths)):
+            try:
+                tasks += [self.task_at(length) for length in lengths]
+            except ValueError as error:
+                raise ValueError(f"{key}task {self.task}: {error}") from error
         return self.shape(tasks[0].num_tokens, max(task.block_size for task in tasks))
 
 

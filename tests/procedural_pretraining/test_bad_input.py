@@ -81,6 +81,7 @@ FLAGS = [
     ({"use_curriculum": "maybe"}, ["--use_curriculum: 'maybe' ", "true or false"]),
     ({"eval_lengths": "[4, 0]"}, ["--eval_lengths: [4, 0] ", "list of integer >= 1"]),
     ({"eval_lengths": "4,x"}, ["--eval_lengths: [4, 'x'] "]),
+    ({"task": "stack", "eval_lengths": "2"}, ["eval_lengths: task stack: seq_length: 2 ", "in [3,"]),
     ({"eval_examples": 0}, ["--eval_examples: 0 "]),
     ({"save_every_steps": 0}, ["--save_every_steps: 0 "]),
     ({"save_total_limit": 0}, ["--save_total_limit: 0 "]),
