@@ -125,5 +125,7 @@ class EvaluationConfig(Config):
     split: Literal["train", "validation", "test"] = Field("test", description="split the examples are taken from")
     examples: int = Field(2000, ge=1, description="examples to measure on")
     batch_size: int = Field(64, ge=1, description="examples at a time")
-    eval_lengths: list[Annotated[int, Field(ge=1)]] = Field([], description="seq_lengths beside the trained one")
+    eval_lengths: list[Annotated[int, Field(ge=1)]] = Field(
+        [], description="seq_lengths beside the trained one; learned positions end somewhere, rotary ones do not"
+    )
     device: str | int = Field("auto", description="auto, cpu, cuda, cuda:1 or the number of a GPU")
