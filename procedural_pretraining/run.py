@@ -79,7 +79,7 @@ def build_source(config: PretrainingConfig, world: World) -> TaskSource:
         config.curriculum_mastery_threshold,
         config.curriculum_step_epochs * config.steps_per_epoch,
         config.stop_at_mastery,
-        world.say,
+        lambda text: world.say(f"{config.run_dir}: {text}"),  # seeds trained at once grow each for itself
     )
 
 
