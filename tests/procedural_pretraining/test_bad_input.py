@@ -157,6 +157,7 @@ def test_a_wrong_file_is_refused_by_name(refused, tmp_path, text, words):
     [
         (["--config", "{tmp}/none.yaml"], ["none.yaml: No such file"]),
         (["--config", "{tmp}"], ["Is a directory"]),
+        (["--config=", *flags(save_dir="{tmp}/run")], ["--config: is empty"]),
         (["--config", "~no_such_user/a.yaml"], ["~no_such_user/a.yaml: No such file"]),
         (["--config", "{tmp}/binary"], ["is no text file"]),
         (["trian"], ["'trian'", "no such verb", "train"]),
