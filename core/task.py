@@ -98,7 +98,7 @@ class Task(BaseModel, ABC):
 
     @property
     def mixed(self) -> Sequence["Task"]:
-        """Tasks whose examples it mixes, each of which has to have prompts of every split. Mostly none."""
+        """Tasks whose examples it mixes, each of which has to have prompts to train on. Mostly none."""
         return ()
 
     @property
