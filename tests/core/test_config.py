@@ -92,6 +92,13 @@ def test_a_list_may_be_given_without_brackets(tmp_path, text, value):
     assert resolve(tmp_path, f"lengths: '{text}'").lengths == value, "nor do quotes in a file matter"
 
 
+def test_a_json_file_may_be_indented_by_tabs(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text('{\n\t"lr": 5e-4,\n\t"name": "a\\tb",\t"lengths":[1,\t2]\n}\n')
+    resolved = config.resolve(lambda values: Example, str(path), {})
+    assert (resolved.lr, resolved.name, resolved.lengths) == (5e-4, "a\tb", [1, 2])
+
+
 def test_a_list_in_a_file_may_be_given_without_brackets(tmp_path):
     assert resolve(tmp_path, "lengths: 8,16").lengths == [8, 16]
     with pytest.raises(UserError, match=r"file.yaml: lengths: \[8, 'x'\] is not allowed; it takes list of integer"):
