@@ -103,7 +103,7 @@ def read_file(path: str) -> dict[str, Any]:
     """The keys of a YAML or JSON file. Raises UserError naming the file and the line."""
     try:
         text = home(path).read_text()
-        values = parse_yaml(text.replace("\t", " ") if path.endswith(".json") else text)  # YAML takes no tabs between keys
+        values = parse_yaml(text.replace("\t", " ") if path.endswith(".json") else text)  # YAML takes no tabs
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
