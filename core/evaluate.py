@@ -155,7 +155,8 @@ def by_group(task: Task, seed: int, split: str, examples: int, batch_size: int, 
     batch = TaskSource(task, seed).batch(split, 0, examples)
     groups = task.groups(batch)
     if absent := [name for name, index in groups.items() if not len(index)]:
-        world.say(f"{split}: none of the {examples} examples is of {', '.join(absent)}, which is not measured")
+        names = ", ".join(absent)
+        world.say(f"{split} of seed {seed}: none of the {examples} examples is of {names}, which is not measured")
     rows = {"": batch, **{name: batch.rows(index) for name, index in groups.items() if len(index)}}
     return {
         name: Evaluation.of_batch(some, batch_size, world, oracle_metrics(task, some)) for name, some in rows.items()

@@ -41,7 +41,7 @@ def test_a_part_without_examples_in_validation_is_named(train, capsys):
     run = train(**{**MIXTURE, "parts": json.dumps(rare), "seq_length": 6})
     assert {row.get("part") for row in metrics(run) if row["split"] == "validation"} == {None, "1:set"}
     said = capsys.readouterr().out
-    assert said.count("validation: none of the 32 examples is of 2:dyck, which is not measured") == 1
+    assert said.count("validation of seed 42: none of the 32 examples is of 2:dyck, which is not measured") == 1
 
 
 def test_shuffled_tokens_cannot_be_learned(train):
