@@ -86,6 +86,8 @@ def _run(verbs: dict[str, Verb], arguments: list[str], doc: str, default: str) -
     asks_help = any(flag in arguments for flag in HELP_FLAGS)
     flags = config.read_flags([word for word in arguments if word not in HELP_FLAGS])
     file = flags.pop("config", None)
+    if file == "":  # as of a variable that is not set
+        raise UserError("--config: is empty; it takes a YAML or JSON file")
     switches = {switch: _is_on(switch, flags.pop(switch, "false")) for switch in ("print_config", "dry_run")}
     if asks_help:
         return print(_help(verbs, name, doc, file, flags))

@@ -102,7 +102,8 @@ def write_yaml(values: dict[str, Any]) -> str:
 def read_file(path: str) -> dict[str, Any]:
     """The keys of a YAML or JSON file. Raises UserError naming the file and the line."""
     try:
-        values = parse_yaml(home(path).read_text())
+        text = home(path).read_text()
+        values = parse_yaml(text.replace("\t", " ") if path.endswith(".json") else text)  # YAML takes no tabs
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -154,7 +155,8 @@ def check(schema: Schema, grouped: dict[str, Any], flags: dict[str, str], file: 
     fields = model.model_fields
     from_file, places = _named(_ungrouped(grouped, model, file), model, file)
     from_flags, words = _named([(key, f"--{key}", text) for key, text in flags.items()], model, "")
-    values = {**from_file, **{key: _typed(text, fields.get(key)) for key, text in from_flags.items()}}
+    values = {key: _unquoted(value, fields.get(key)) for key, value in from_file.items()}
+    values |= {key: _typed(text, fields.get(key)) for key, text in from_flags.items()}
 
     def origin(key: str) -> str:
         place = places.get(key, key)
@@ -267,12 +269,30 @@ def _typed(text: str, field: FieldInfo | None) -> Any:
     kinds = _members(field.annotation) if field else ()
     if str in kinds and not (text in ("null", "~") and type(None) in kinds):
         return text
-    if any(get_origin(kind) is list for kind in kinds) and not text.startswith("[") and text != "null":
-        text = f"[{text}]"
+    items = _items(field)
+    if str in items and text != "null":
+        return _texts(text)
     try:
-        return parse_yaml(text)
+        return parse_yaml(f"[{text}]" if items and not text.startswith("[") and text != "null" else text)
     except yaml.YAMLError:
         return text
+
+
+def _unquoted(value: Any, field: FieldInfo | None) -> Any:
+    """A file's value; `save_steps: 1,2`, text to YAML where no text is meant, is what it would be as a flag."""
+    items = _items(field)
+    return _typed(value, field) if isinstance(value, str) and items and str not in items else value
+
+
+def _texts(text: str) -> list[str]:
+    """The texts of a list, with brackets and quotes or without: `*.npz,007` are two, neither of them YAML nor seven."""
+    try:
+        items = yaml.load(text if text.startswith("[") else f"[{text}]", yaml.BaseLoader)
+    except yaml.YAMLError:
+        items = None
+    if isinstance(items, list) and all(isinstance(item, str) for item in items):
+        return items
+    return [item.strip() for item in text.split(",")]
 
 
 # --- Explaining
@@ -285,6 +305,13 @@ def domain(field: FieldInfo) -> str:
 
 def _members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _items(field: FieldInfo | None) -> tuple[Any, ...]:
+    """What the items may be where a field takes a list; else nothing."""
+    kinds = _members(field.annotation) if field else ()
+    items = (get_args(kind)[0] for kind in kinds if get_origin(kind) is list)
+    return tuple(get_args(item)[0] if get_origin(item) is Annotated else item for item in items)
 
 
 def _describe(annotation: Any, metadata: list[Any]) -> str:

@@ -148,9 +148,16 @@ def _asking(given: Asking[T] | T) -> Asking[T]:
 
 
 def by_group(task: Task, seed: int, split: str, examples: int, batch_size: int, world: World) -> dict[str, Evaluation]:
-    """Of examples 0 .. examples - 1 of a split: all of them under "", and each of the task's groups under its name."""
+    """Of examples 0 .. examples - 1 of a split: all of them under "", and each of the task's groups under its name.
+
+    Says which group has none among them.
+    """
     batch = TaskSource(task, seed).batch(split, 0, examples)
-    rows = {"": batch, **{name: batch.rows(index) for name, index in task.groups(batch).items()}}
+    groups = task.groups(batch)
+    if absent := [name for name, index in groups.items() if not len(index)]:
+        names = ", ".join(absent)
+        world.say(f"{split} of seed {seed}: none of the {examples} examples is of {names}, which is not measured")
+    rows = {"": batch, **{name: batch.rows(index) for name, index in groups.items() if len(index)}}
     return {
         name: Evaluation.of_batch(some, batch_size, world, oracle_metrics(task, some)) for name, some in rows.items()
     }

@@ -7,7 +7,7 @@ training, stand beside it in `position_parts.safetensors`.
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -82,8 +82,11 @@ def save(model: nn.Module, folder: Path, pad_token: int | None = None, eos_token
         write_tensors(parts, folder / POSITION_PARTS)
 
 
-def load(folder: Path) -> GPT:
-    """The model in a folder that `save` or `transformers` wrote. Raises UnreadableModel with the reason."""
+def load(folder: Path, length: int = 1) -> GPT:
+    """The model in a folder that `save` or `transformers` wrote. Raises UnreadableModel with the reason.
+
+    `length`: tokens of the longest sequence it is to read, for which rotary positions go on as far as needed.
+    """
     try:
         config = config_from_hf(json.loads((folder / "config.json").read_text()))
         weights = read_weights(folder)
@@ -95,6 +98,8 @@ def load(folder: Path) -> GPT:
         raise UnreadableModel(f"{folder}/config.json: {error} is missing") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise UnreadableModel(f"{folder}/config.json: {error}") from error
+    if config.positions == "rope":
+        config = replace(config, n_positions=max(config.n_positions, length))
     model = GPT(config)
     load_weights(model, weights, folder)
     return model

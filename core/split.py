@@ -34,6 +34,15 @@ def split_of(prompts: np.ndarray) -> np.ndarray:
     return np.searchsorted(BORDERS, x / 2.0**64, side="right")
 
 
+def check_prompts(task: Task, seed: int, split: str) -> None:
+    """Raises TooFewPrompts if a split of the task is empty, or it is for training and one that the task mixes has none.
+
+    A mixed task that is absent elsewhere is learned all the same, and who measures says that it is not measured.
+    """
+    for each in (task, *(task.mixed if split == "train" else ())):
+        draw_block(each, seed, split, 0)
+
+
 def draw_block(task: Task, seed: int, split: str, block: int, stream: str | None = None) -> Batch:
     """Examples block * n .. (block + 1) * n - 1 of a split, with n = `task.examples_per_block`.
 
@@ -60,6 +69,6 @@ def draw_block(task: Task, seed: int, split: str, block: int, stream: str | None
         if draws >= PATIENCE and found < draws / 100:
             raise TooFewPrompts(
                 f"task {task.name}: {draws:,} draws with {task.model_dump()} gave {found} examples of the {split} "
-                "split. It has too few distinct prompts to be divided: make it longer or its vocabulary larger"
+                "split. It has too few distinct prompts to be divided: make them longer or their vocabulary larger"
             )
     return concatenate(parts, task.pad_token)

@@ -90,12 +90,20 @@ class Task(BaseModel, ABC):
         return None
 
     def groups(self, batch: Batch) -> dict[str, Tensor]:
-        """Kinds of examples that are worth a measurement of their own: the rows of each, int64 (n,). Mostly none."""
+        """Kinds of examples that are worth a measurement of their own: the rows of each, int64 (n,), n 0 if absent.
+
+        Mostly none.
+        """
         return {}
 
     def __eq__(self, other: object) -> bool:
         """Of parameters alone: arrays that a task has computed from them have no truth value when compared."""
         return isinstance(other, Task) and type(self) is type(other) and self.model_dump() == other.model_dump()
+
+    @property
+    def mixed(self) -> Sequence["Task"]:
+        """Tasks whose examples it mixes, each of which has to have prompts to train on. Mostly none."""
+        return ()
 
     @property
     def name(self) -> str:

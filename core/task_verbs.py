@@ -10,7 +10,7 @@ from core.errors import UserError
 from core.export import ExportConfig, export
 from core.run_config import with_parameters
 from core.show import ShowConfig, View, inspect
-from core.split import draw_block
+from core.split import check_prompts
 from core.task import Task, task_class, task_names
 
 
@@ -77,7 +77,7 @@ def _export(config: Export) -> None:
 def export_task(task: Task, seed: int, config: ExportConfig) -> None:
     """Writes the examples of a task. Raises UserError, before anything is written, if a split has none."""
     for split in config.sizes:
-        draw_block(task, seed, split, 0)
+        check_prompts(task, seed, split)
     identity: dict[str, Any] = {"task": task.name, "parameters": task.model_dump(), "seed": seed}
     export(View.of_task(task, seed), {**identity, "fingerprint": task.fingerprint}, config)
 

@@ -27,6 +27,16 @@ class Part(BaseModel):
     task: str
     weight: float = Field(1.0, gt=0, le=1e9)
 
+    def built(self, overriding: dict[str, Any]) -> Task:
+        """Raises ValueError in words."""
+        if self.task == "mixture":
+            raise ValueError("a mixture cannot be part of a mixture; name its parts instead")
+        kind, parameters = task_class(PACKAGE, self.task), {**(self.model_extra or {}), **overriding}
+        try:
+            return kind(**parameters)
+        except ValidationError as error:
+            raise ValueError("; ".join(problems(error, kind, parameters))) from error
+
 
 class Mixture(Task):
     """Each example is one of several tasks, drawn by weight; shorter ones are padded to the length of the longest.
@@ -56,22 +66,21 @@ class Mixture(Task):
 
     @cached_property
     def tasks(self) -> list[Task]:
-        """Raises ValueError in words if one of them cannot be."""
+        """Raises ValueError in words, of all parts that cannot be."""
         length = {} if self.seq_length is None else {"seq_length": self.seq_length}
-        built = []
+        built, wrong = [], []
         for number, part in enumerate(self.parts):
-            if part.task == "mixture":
-                raise ValueError(f"parts[{number}]: a mixture cannot be part of a mixture; name its parts instead")
             try:
-                kind = task_class(PACKAGE, part.task)
+                built.append(part.built(length))
             except ValueError as error:
-                raise ValueError(f"parts[{number}]: {error}") from error
-            parameters = {**(part.model_extra or {}), **length}
-            try:
-                built.append(kind(**parameters))
-            except ValidationError as error:
-                raise ValueError(f"parts[{number}]: {'; '.join(problems(error, kind, parameters))}") from error
+                wrong.append(f"parts[{number}]: {error}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return built
+
+    @property
+    def mixed(self) -> list[Task]:
+        return self.tasks
 
     @property
     def prefixes(self) -> int:
@@ -145,8 +154,7 @@ class Mixture(Task):
 
     def groups(self, batch: Batch) -> dict[str, Tensor]:
         part = self.part_of(batch.input_ids[:, 0])
-        rows = {self.part_name(number): (part == number).nonzero()[:, 0] for number in range(len(self.tasks))}
-        return {name: some for name, some in rows.items() if len(some)}
+        return {self.part_name(number): (part == number).nonzero()[:, 0] for number in range(len(self.tasks))}
 
     def part_name(self, number: int) -> str:
         return f"{number + 1}:{self.tasks[number].name}"

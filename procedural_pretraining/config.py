@@ -106,10 +106,12 @@ class PretrainingConfig(TrainingConfig):
     @property
     def model_shape(self) -> GPTConfig:
         """The model for every length that is trained or evaluated. Raises ValueError if one of them is impossible."""
-        try:
-            tasks = [self.task_at(length) for length in [*self.training_lengths, *self.eval_lengths]]
-        except ValueError as error:
-            raise ValueError(f"task {self.task}: {error}") from error
+        tasks = []
+        for key, lengths in (("", self.training_lengths), ("eval_lengths: ", self.eval_lengths)):
+            try:
+                tasks += [self.task_at(length) for length in lengths]
+            except ValueError as error:
+                raise ValueError(f"{key}task {self.task}: {error}") from error
         return self.shape(tasks[0].num_tokens, max(task.block_size for task in tasks))
 
 
@@ -123,5 +125,7 @@ class EvaluationConfig(Config):
     split: Literal["train", "validation", "test"] = Field("test", description="split the examples are taken from")
     examples: int = Field(2000, ge=1, description="examples to measure on")
     batch_size: int = Field(64, ge=1, description="examples at a time")
-    eval_lengths: list[Annotated[int, Field(ge=1)]] = Field([], description="seq_lengths beside the trained one")
+    eval_lengths: list[Annotated[int, Field(ge=1)]] = Field(
+        [], description="seq_lengths beside the trained one; learned positions end somewhere, rotary ones do not"
+    )
     device: str | int = Field("auto", description="auto, cpu, cuda, cuda:1 or the number of a GPU")

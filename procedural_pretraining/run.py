@@ -13,7 +13,7 @@ from core.replicas import Replica, carry_out
 from core.report import report, table
 from core.run_config import check_device, of_checkpoint
 from core.source import TaskSource
-from core.split import draw_block
+from core.split import check_prompts, draw_block
 from core.trainer import Definition, Phase, Settings
 from procedural_pretraining.config import MAY_GROW, EvaluationConfig, PretrainingConfig, schema
 from procedural_pretraining.length_curriculum import LengthCurriculum
@@ -58,7 +58,7 @@ def check_splits(config: PretrainingConfig) -> None:
     """Raises UserError if there are too few prompts to be divided."""
     trained = [(length, split) for length in config.training_lengths for split in ("train", "validation")]
     for length, split in [*trained, *((length, "validation") for length in config.eval_lengths)]:
-        draw_block(config.task_at(length), config.seed, split, 0)
+        check_prompts(config.task_at(length), config.seed, split)
 
 
 def build(config: PretrainingConfig, world: World) -> tuple[GPT, TaskSource, list[Phase], Settings]:
@@ -79,7 +79,7 @@ def build_source(config: PretrainingConfig, world: World) -> TaskSource:
         config.curriculum_mastery_threshold,
         config.curriculum_step_epochs * config.steps_per_epoch,
         config.stop_at_mastery,
-        world.say,
+        lambda text: world.say(f"{config.run_dir}: {text}"),  # seeds trained at once grow each for itself
     )
 
 
@@ -116,17 +116,21 @@ def evaluate(config: EvaluationConfig) -> list[dict[str, Any]]:
     check_device(config.device)
     folder = home(config.checkpoint)
     run = of_checkpoint(folder, schema)
+    lengths = [run.final_length, *config.eval_lengths]
+    try:
+        tasks = [run.task_at(length) for length in lengths]
+    except ValueError as error:
+        raise UserError(f"eval_lengths: {error}") from error
+    model = hf.load(folder, length=max(task.block_size for task in tasks))
+    for length, task in zip(lengths, tasks, strict=True):
+        if task.block_size > model.config.n_positions:
+            has = model.config.n_positions
+            raise UserError(f"eval_lengths: {length} needs {task.block_size} positions, the model has {has}")
+        draw_block(task, run.seed, config.split, 0)  # raises UserError if there are none
     rows = []
     with join(config.device) as world:
-        model = hf.load(folder).to(world.device)
-        for length in [run.final_length, *config.eval_lengths]:
-            try:
-                task = run.task_at(length)
-            except ValueError as error:
-                raise UserError(f"eval_lengths: {error}") from error
-            if task.block_size > model.config.n_positions:
-                has = model.config.n_positions
-                raise UserError(f"eval_lengths: {length} needs {task.block_size} positions, the model has {has}")
+        model = model.to(world.device)
+        for length, task in zip(lengths, tasks, strict=True):
             where = {"split": config.split} | ({} if length is None else {"seq_length": length})
             for part, measure in by_group(
                 task, run.seed, config.split, config.examples, config.batch_size, world

@@ -1,4 +1,4 @@
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,7 @@ class Example(config.Config):
     name: str | None = None
     steps: int = Field(3, ge=1, le=2_000_000)
     lengths: list[int] = Field([])
+    paths: list[Annotated[str, Field(min_length=1)]] | None = None
     flag: bool = False
 
 
@@ -88,6 +89,35 @@ def test_flags_are_read_in_every_form():
 @pytest.mark.parametrize(("text", "value"), [("[8, 16]", [8, 16]), ("8,16", [8, 16]), ("8", [8]), ("[]", [])])
 def test_a_list_may_be_given_without_brackets(tmp_path, text, value):
     assert resolve(tmp_path, lengths=text).lengths == value
+    assert resolve(tmp_path, f"lengths: '{text}'").lengths == value, "nor do quotes in a file matter"
+
+
+def test_a_json_file_may_be_indented_by_tabs(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text('{\n\t"lr": 5e-4,\n\t"name": "a\\tb",\t"lengths":[1,\t2]\n}\n')
+    resolved = config.resolve(lambda values: Example, str(path), {})
+    assert (resolved.lr, resolved.name, resolved.lengths) == (5e-4, "a\tb", [1, 2])
+
+
+def test_a_list_in_a_file_may_be_given_without_brackets(tmp_path):
+    assert resolve(tmp_path, "lengths: 8,16").lengths == [8, 16]
+    with pytest.raises(UserError, match=r"file.yaml: lengths: \[8, 'x'\] is not allowed; it takes list of integer"):
+        resolve(tmp_path, "lengths: 8,x")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("*.npz", ["*.npz"]),
+        ("[ab]*.npz,007", ["[ab]*.npz", "007"]),
+        ("a: b, c #d", ["a: b", "c #d"]),
+        ('["a, b", c]', ["a, b", "c"]),
+        ("1e3,true", ["1e3", "true"]),
+        ("null", None),
+    ],
+)
+def test_the_texts_of_a_list_stay_text(tmp_path, text, value):
+    assert resolve(tmp_path, paths=text).paths == value
 
 
 @pytest.mark.parametrize(("text", "value"), [("007", "007"), ("1e3", "1e3"), ("true", "true"), ("null", None)])
@@ -103,6 +133,7 @@ def test_what_is_allowed_is_said_in_words():
         "name": "text or null",
         "steps": "integer in [1, 2000000]",
         "lengths": "list of integer",
+        "paths": "list of text or null",
         "flag": "true or false",
     }
 

@@ -72,7 +72,7 @@ def test_a_wrong_flag_is_refused_in_one_line(refused, tmp_path, changes, words):
     [
         ("tasks: sorting_5", "tasks: no such key. Did you mean task?"),
         ("task: 5", "task: 5 is not allowed; it takes text"),
-        ("weights_to_be_transferred: attn", "weights_to_be_transferred: 'attn' is not allowed; it takes list of"),
+        ("weights_to_be_transferred: attn,x", "weights_to_be_transferred: ['attn', 'x'] is not allowed"),
         ("task: [sorting_5", "line 1"),
         ("- task", "holds list"),
     ],

@@ -103,6 +103,7 @@ def test_check_says_what_is_wrong(row, message):
         ([{"task": "set"}, {"task": "mixture"}], r"parts\[1\]: a mixture cannot be part of a mixture"),
         ([{"task": "set"}, {"task": "dyck", "k": 0}], r"parts\[1\]: k: 0 is not allowed"),
         ([{"task": "set", "k": 2}], r"parts\[0\]: k: no such key"),
+        ([{"task": "dyck", "k": 0, "seq_length": 3}, {"task": "sett"}], r"0\]: k: .*; seq_length: .*; .*1\]: no task"),
     ],
 )
 def test_parts_that_cannot_be_are_named(parts, message):

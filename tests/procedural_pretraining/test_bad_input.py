@@ -55,6 +55,11 @@ FLAGS = [
     ({"seq_length": 0}, ["--seq_length: 0 ", "in [1,"]),
     ({"vocab_size": 1}, ["--vocab_size: 1 ", "in [2,"]),
     ({"seq_length": 1, "vocab_size": 2}, ["too few distinct prompts"]),
+    (
+        {"task": "mixture", "vocab_size": None, "seq_length": None}
+        | {"parts": "{task: set}, {task: sort, seq_length: 1, vocab_size: 2}"},
+        ["task sort: ", "'seq_length': 1", "too few distinct prompts"],
+    ),
     ({"task": "stack", "seq_length": 2}, ["--seq_length: 2 ", "in [3,"]),
     ({"task": "stack", "vocab_size": 2}, ["--vocab_size: 2 ", "in [3,"]),
     ({"task": "stack", "use_curriculum": True, "curriculum_start": 2}, ["task stack: seq_length: 2 "]),
@@ -76,11 +81,13 @@ FLAGS = [
     ({"use_curriculum": "maybe"}, ["--use_curriculum: 'maybe' ", "true or false"]),
     ({"eval_lengths": "[4, 0]"}, ["--eval_lengths: [4, 0] ", "list of integer >= 1"]),
     ({"eval_lengths": "4,x"}, ["--eval_lengths: [4, 'x'] "]),
+    ({"task": "stack", "eval_lengths": "2"}, ["eval_lengths: task stack: seq_length: 2 ", "in [3,"]),
     ({"eval_examples": 0}, ["--eval_examples: 0 "]),
     ({"save_every_steps": 0}, ["--save_every_steps: 0 "]),
     ({"save_total_limit": 0}, ["--save_total_limit: 0 "]),
     ({"save_steps": "[0]"}, ["--save_steps: [0] "]),
     ({"patience": -1}, ["--patience: -1 "]),
+    ({"timeout_minutes": 1e30}, ["--timeout_minutes: 10000000", "in (0, 1000000.0]"]),
     ({"seeds": "0-1", "dropout": 0.1}, ["seeds: ", "set dropout to 0"]),
     ({"seeds": "0-1", "profile": "true"}, ["seeds: ", "profile is for one run"]),
     ({"seeds": "0-1", "compile": "reduce-overhead"}, ["seeds: compile: reduce-overhead", "for one run"]),
@@ -150,6 +157,7 @@ def test_a_wrong_file_is_refused_by_name(refused, tmp_path, text, words):
     [
         (["--config", "{tmp}/none.yaml"], ["none.yaml: No such file"]),
         (["--config", "{tmp}"], ["Is a directory"]),
+        (["--config=", *flags(save_dir="{tmp}/run")], ["--config: is empty"]),
         (["--config", "~no_such_user/a.yaml"], ["~no_such_user/a.yaml: No such file"]),
         (["--config", "{tmp}/binary"], ["is no text file"]),
         (["trian"], ["'trian'", "no such verb", "train"]),

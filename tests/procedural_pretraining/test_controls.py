@@ -36,6 +36,14 @@ def test_each_part_of_a_mixture_is_measured(train, capsys):
     assert [line.split()[0] for line in said[2:]] == ["1:set", "2:dyck"]
 
 
+def test_a_part_without_examples_in_validation_is_named(train, capsys):
+    rare = [PARTS[0], {**PARTS[1], "weight": 1e-6}]
+    run = train(**{**MIXTURE, "parts": json.dumps(rare), "seq_length": 6})
+    assert {row.get("part") for row in metrics(run) if row["split"] == "validation"} == {None, "1:set"}
+    said = capsys.readouterr().out
+    assert said.count("validation of seed 42: none of the 32 examples is of 2:dyck, which is not measured") == 1
+
+
 def test_shuffled_tokens_cannot_be_learned(train):
     easy = {"task": "eca", "rule": 0, "width": 6, "seq_length": 3, "vocab_size": None, "max_steps": 100}
     plain, shuffled = train("plain", **easy), train("shuffled", shuffle_tokens=True, **easy)

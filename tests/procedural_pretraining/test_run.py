@@ -311,6 +311,15 @@ def test_evaluate_measures_what_the_run_measured(train, capsys):
     assert "eval_lengths: 30 needs 61 positions" in capsys.readouterr().err
 
 
+def test_evaluate_measures_rotary_positions_beyond_those_trained_on(train, capsys):
+    longer, run = train("longer", positions="rope", eval_lengths="30"), train(positions="rope")
+    expected = [row for row in metrics(longer) if row["split"] == "validation"][-1]
+    capsys.readouterr()
+    command = ["evaluate", "--checkpoint", str(run / "checkpoint-20"), "--split", "validation", "--examples", "32"]
+    assert cli.main([*command, "--eval_lengths", "30"]) == 0
+    assert capsys.readouterr().out.split()[-3:] == [f"{expected[k]:.4f}" for k in ("loss", "accuracy", "exact_match")]
+
+
 def test_evaluate_reads_a_run_whose_name_looks_like_a_number(train):
     run = train(run_name="08") / "08"
     assert cli.main(["evaluate", "--checkpoint", str(run / "checkpoint-20")]) == 0

@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -107,7 +108,7 @@ def test_each_seed_is_the_run_that_it_would_be_alone_after_100_updates(train, ch
     assert len(set(losses)) == 3, "seeds must differ, or there is nothing to show"
 
 
-def test_runs_that_grow_or_end_at_different_updates(train, monkeypatch):
+def test_runs_that_grow_or_end_at_different_updates(train, monkeypatch, capsys):
     growing = {
         "seq_length": 5, "vocab_size": 8, "use_curriculum": True, "curriculum_mastery_threshold": 0.28,
         "curriculum_step_size": 1, "eval_every_steps": 4, "save_every_steps": 10, "max_steps": 120, "lr": 3e-3,
@@ -124,6 +125,7 @@ def test_runs_that_grow_or_end_at_different_updates(train, monkeypatch):
 
     monkeypatch.setattr(replicas, "StackedGPT", Watched)
     together = train("together", seeds="0-3", **growing)
+    said = capsys.readouterr().out
     assert len(stacks) > 1
     ends, growth = set(), set()
     for seed in range(4):
@@ -131,6 +133,8 @@ def test_runs_that_grow_or_end_at_different_updates(train, monkeypatch):
         assert_same_course(together / f"seed{seed}", alone, tolerance=1e-3)  # rounding grows at this lr
         summary = json.loads((alone / "summary.json").read_text())
         ends.add(summary["step"])
+        for step, length in summary["sources"]["set"]["history"][1:]:
+            assert re.search(rf"{together}/seed{seed}: step {step}: seq_length \d mastered .*, now {length}\n", said)
         growth.add(json.dumps(summary["sources"]))
     assert len(ends) > 1, "must end apart"
     assert len(growth) > 1, "must grow apart"
