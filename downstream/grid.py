@@ -327,14 +327,15 @@ class Workers:
         """Runs a job unless somebody else does, or what it needs is not there yet; whether it ran."""
         if self.stopping or (job.needs is not None and not job.needs.is_done()):
             return False
-        with (self.root / "locks" / job.name.replace("/", ".")).open("w") as claim:
-            try:
+        try:
+            with (self.root / "locks" / job.name.replace("/", ".")).open("w") as claim:
                 fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            if job.is_done():
-                return True
-            self.carry_out(job, claim.fileno())
+                if not job.is_done():
+                    self.carry_out(job, claim.fileno())
+        except BlockingIOError:
+            return False
+        except OSError as error:  # would end this thread, and what it had left to do would be missed by nobody
+            self.failed[job.name] = str(error)
         return True
 
     def carry_out(self, job: Job, claim: int) -> None:

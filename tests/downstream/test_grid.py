@@ -196,6 +196,14 @@ def test_failed_cells_are_named_and_the_others_are_run(tmp_path, capsys):
     assert len(finished(tmp_path)) == 2
 
 
+def test_a_cell_whose_folder_cannot_be_made_fails_by_name(tmp_path, capsys):
+    config = written(tmp_path, pretraining={}, weights={}, controls=["no_pretraining"])
+    (tmp_path / "grid" / "cells").mkdir(parents=True)
+    (tmp_path / "grid" / "cells" / "sorting").write_text("")
+    assert cli.main(["grid", "--config", str(config)]) == 1
+    assert "error: sorting/no_pretraining/seed0 failed: [Errno 20] Not a directory" in capsys.readouterr().err
+
+
 def test_shards_divide_the_runs():
     config = GridConfig(**SMALL, save_dir="x")
     every = [job.name for job in jobs(config)]
