@@ -209,8 +209,7 @@ def verb_and_keys(config: GridConfig, task: str) -> tuple[str, dict[str, Any]]:
 
 
 def _arguments(module: list[str], keys: dict[str, Any]) -> list[str]:
-    given = {key: value for key, value in {**keys, "resume": True}.items() if value is not None}
-    return [*module, *(f"--{key}={_text(value)}" for key, value in given.items())]
+    return [*module, *(f"--{key}={_text(value)}" for key, value in {**keys, "resume": True}.items())]
 
 
 # --- Before anything runs

@@ -71,6 +71,13 @@ def test_donors_come_first_and_every_condition_has_a_cell_for_every_seed():
         assert ("--transfer_control=shuffle_weights" in job.command) == ("shuffled weights" in job.labels["condition"])
 
 
+def test_a_key_that_is_null_is_null_in_the_run():
+    """`max_grad_norm: null` means never, and is not what leaving the key out means."""
+    keys = {place: {**SMALL[place], "max_grad_norm": None} for place in ("pretraining_keys", "downstream_keys")}
+    found = jobs(GridConfig(**{**SMALL, **keys}, save_dir="x"))
+    assert all("--max_grad_norm=null" in job.command for job in found)
+
+
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory) -> Path:
     """A grid that was killed in the middle of a cell while two processes worked on it, and then run to its end."""
