@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -346,8 +347,17 @@ def test_a_report_on_nothing_is_refused(tmp_path, ended):
     (tmp_path / "grid.yaml").write_text("seeds: [zero]")
     with pytest.raises(UserError, match=r"grid.yaml: seeds"):
         grid_report.report(grid_report.ReportConfig(grid=str(tmp_path)))
-    with pytest.raises(UserError, match="'speed' is none of the measurements"):
-        grid_report.report(grid_report.ReportConfig(grid=str(ended / "grid"), metric="speed"))
+    for metric in ("speed", "split"):
+        with pytest.raises(UserError, match=f"'{metric}' is none of the measurements"):
+            grid_report.report(grid_report.ReportConfig(grid=str(ended / "grid"), metric=metric))
+
+
+def test_a_grid_that_was_moved_is_reported_on(ended, tmp_path):
+    """As from the cluster where it ran, or from another folder than the one that its save_dir counts from."""
+    moved = shutil.copytree(ended / "grid", tmp_path / "moved", symlinks=True)
+    saved = (moved / "grid.yaml").read_text()
+    (moved / "grid.yaml").write_text(saved.replace(str(ended / "grid"), "results/not/here"))
+    assert len(grid_report.report(grid_report.ReportConfig(grid=str(moved)))) == 4
 
 
 def test_cells_may_be_language_models(tmp_path, archive):
