@@ -12,7 +12,7 @@ from core.distributed import World
 from core.donor import Donor
 from core.errors import UserError
 from core.model import GPT, GPTConfig
-from core.run_config import SavedRunConfig, free
+from core.run_config import LARGEST_SEED, SavedRunConfig, free
 from core.schedule import Shape, factor
 from core.trainer import Settings
 from core.transfer import Component, Control, Embedding
@@ -46,7 +46,9 @@ class AdaptationConfig(SavedRunConfig):
     lr_schedule: Shape = Field("cosine", description="course of the learning rate after the warm-up")
     min_lr_ratio: float = Field(0.0, ge=0, le=1, description="share of learning_rate that cosine and linear end at")
     weight_decay: float = Field(1e-3, ge=0, description="AdamW's decay of matrices")
-    seed: int = Field(42, ge=0, description="of the initial weights, the data, and what a transfer draws")
+    seed: int = Field(
+        42, ge=0, le=LARGEST_SEED, description="of the initial weights, the data, and what a transfer draws"
+    )
     save_steps: int = free(600, ge=1, description="updates between checkpoints; the last update is always saved")
 
     @model_validator(mode="after")

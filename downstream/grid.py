@@ -24,6 +24,7 @@ from core import config as configuration
 from core.config import Config, home
 from core.errors import Interrupted, RunFailed, UserError
 from core.files import write_whole
+from core.run_config import LARGEST_SEED
 from core.transfer import Component
 from downstream.adaptation import AdaptationConfig
 from downstream.algorithmic_tasks.config import AlgorithmicConfig
@@ -49,7 +50,7 @@ OWN_KEYS = {  # which the grid sets, or a cell would not be what its condition s
 
 class GridConfig(Config):
     save_dir: str = Field(min_length=1, description="folder of all cells and the report")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+    seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] = Field(
         min_length=1, description="of pretraining and what follows it alike"
     )
     pretraining: dict[str, dict[str, Any]] = Field({}, description="by name the keys of procedural_pretraining")

@@ -259,6 +259,7 @@ def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
     [
         ({"seeds": []}, "seeds: [] is not allowed"),
         ({"seeds": [1, 1]}, "names a seed twice"),
+        ({"seeds": [2**64]}, "seeds: [18446744073709551616] is not allowed"),
         ({"controls": ["none"]}, "controls: ['none'] is not allowed"),
         ({"weights": {}}, "belong together"),
         ({"downstream": {}}, "downstream"),
