@@ -25,7 +25,7 @@ from core.config import Config, home
 from core.errors import Interrupted, RunFailed, UserError
 from core.files import write_whole
 from core.run_config import LARGEST_SEED
-from core.transfer import Component
+from core.transfer import PATTERNS, Component
 from downstream.adaptation import AdaptationConfig
 from downstream.algorithmic_tasks.config import AlgorithmicConfig
 from downstream.semantic.config import C4Config, CodeParrotConfig, MathConfig, SemanticConfig
@@ -88,6 +88,9 @@ class GridConfig(Config):
             raise ValueError("pretraining and weights belong together: what is trained before, and what is taken of it")
         if not self.pretraining and "no_pretraining" not in self.controls:
             raise ValueError("there is no cell: neither pretraining nor the control no_pretraining")
+        nothing = [name for name, parts in self.weights.items() if not parts]
+        if nothing:
+            raise ValueError(f"weights.{nothing[0]}: [] takes nothing; name at least one of {', '.join(PATTERNS)}")
         number, shards = map(int, self.shard.split("/"))
         if number >= shards:
             raise ValueError(f"shard {self.shard}: the first number counts from 0 to {shards - 1}")

@@ -262,6 +262,8 @@ def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
         ({"seeds": [2**64]}, "seeds: [18446744073709551616] is not allowed"),
         ({"controls": ["none"]}, "controls: ['none'] is not allowed"),
         ({"weights": {}}, "belong together"),
+        ({"weights": {"none": []}}, "weights.none: [] takes nothing; name at least one of attn"),
+        ({"weights": {"mlp": ["mlp"]}}, "it takes lines of the form `key: list of one of attn, heads"),
         ({"downstream": {}}, "downstream"),
         ({"downstream": {"a b": {"task": "sorting_2"}}}, "folders bear this name"),
         ({"downstream": {"a": {"task": "sorting_2", "seed": 1}}}, "downstream.a.seed: the grid sets this key itself"),
