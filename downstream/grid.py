@@ -23,7 +23,7 @@ from tqdm import tqdm
 from core import config as configuration
 from core.config import Config, home
 from core.errors import Interrupted, RunFailed, UserError
-from core.files import write_whole
+from core.files import lock, make_folder, write_whole
 from core.run_config import LARGEST_SEED
 from core.transfer import PATTERNS, Component
 from downstream.adaptation import AdaptationConfig
@@ -387,8 +387,10 @@ def run(config: GridConfig) -> None:
     """Runs what is missing. Raises UserError before anything runs, RunFailed for cells that failed."""
     all_jobs = jobs(config)
     check(config, all_jobs)
-    config.root.mkdir(parents=True, exist_ok=True)
-    (config.root / "grid.yaml").write_text(configuration.as_yaml(config))
+    make_folder(config.root, "save_dir")
+    whole = config.model_copy(update={"shard": "0/1", "slurm": False})
+    with lock(config.root, waits=True):  # tasks of an array begin together, and read this file
+        write_whole(config.root / "grid.yaml", configuration.as_yaml(whole))
     if config.slurm:
         return write_slurm(config, len(all_jobs))
     runs = sum(len(job.seeds) for job in all_jobs)

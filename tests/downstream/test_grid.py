@@ -212,6 +212,19 @@ def test_a_cell_whose_folder_cannot_be_made_fails_by_name(tmp_path, capsys):
     assert "error: sorting/no_pretraining/seed0 failed: [Errno 20] Not a directory" in capsys.readouterr().err
 
 
+def test_the_file_of_a_grid_is_that_of_all_shares_and_never_half_written(tmp_path, capsys):
+    """Tasks of an array begin together: one reads what another writes."""
+    config = written(tmp_path)
+    assert cli.main(["grid", "--config", str(config), "--slurm", "--shard", "3/8"]) == 0
+    file = tmp_path / "grid" / "grid.yaml"
+    values = yaml.safe_load(file.read_text())
+    assert (values["shard"], values["slurm"]) == ("0/1", False)
+    os.link(file, tmp_path / "open")  # as it is to somebody who is reading it
+    assert cli.main(["grid", "--config", str(config), "--slurm", "--processes", "2"]) == 0
+    assert yaml.safe_load((tmp_path / "open").read_text()) == values
+    assert yaml.safe_load(file.read_text()) == {**values, "processes": 2}
+
+
 def test_shards_divide_the_runs():
     config = GridConfig(**SMALL, save_dir="x")
     every = [job.name for job in jobs(config)]
