@@ -6,6 +6,7 @@ Every cell is a run in a folder of its own, started as a command. What is missin
 import fcntl
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -435,5 +436,5 @@ exit "$status"
 def write_slurm(config: GridConfig, runs: int) -> None:
     shards = max(int(config.shard.split("/")[1]), 1)
     path = config.root / "grid.sbatch"
-    path.write_text(SLURM.format(root=config.root, shards=shards, last=shards - 1))
-    print(f"{runs} processes' work for {shards} array tasks (--shard 0/N for N of them): sbatch {path}")
+    path.write_text(SLURM.format(root=shlex.quote(str(config.root)), shards=shards, last=shards - 1))
+    print(f"{runs} processes' work for {shards} array tasks (--shard 0/N for N of them): sbatch {shlex.quote(str(path))}")

@@ -251,12 +251,14 @@ def test_a_share_waits_for_no_other_but_trains_the_models_it_needs(tmp_path):
 
 @pytest.mark.slow
 def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
-    config = written(tmp_path, controls=["no_pretraining"])
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    config = written(folder, controls=["no_pretraining"])
     process = start(config, "--slurm", "--shard", "0/2")
     said = process.communicate()[0].decode()
     assert process.returncode == 0, said
-    script = tmp_path / "grid" / "grid.sbatch"
-    assert f"sbatch {script}" in said
+    script = folder / "grid" / "grid.sbatch"
+    assert f"sbatch '{script}'" in said
     assert "#SBATCH --array=0-1" in script.read_text()
     assert subprocess.run(["bash", "-n", script]).returncode == 0
     tasks = [
@@ -264,7 +266,7 @@ def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
         for n in (0, 1)
     ]
     assert [task.wait() for task in tasks] == [0, 0]
-    assert len(finished(tmp_path)) == 3
+    assert len(finished(folder)) == 3
 
 
 @pytest.mark.parametrize(
