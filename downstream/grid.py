@@ -437,4 +437,5 @@ def write_slurm(config: GridConfig, runs: int) -> None:
     shards = max(int(config.shard.split("/")[1]), 1)
     path = config.root / "grid.sbatch"
     path.write_text(SLURM.format(root=shlex.quote(str(config.root)), shards=shards, last=shards - 1))
-    print(f"{runs} processes' work for {shards} array tasks (--shard 0/N for N of them): sbatch {shlex.quote(str(path))}")
+    command = f"sbatch {shlex.quote(str(path))}"
+    print(f"{runs} processes' work for {shards} array tasks (--shard 0/N for N of them): {command}")

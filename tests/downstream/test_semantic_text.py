@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -288,12 +289,17 @@ def test_a_tokenizer_is_trained_on_no_more_documents_than_are_read(train, tmp_pa
     assert "zqx" not in path.read_text()
 
 
-def test_a_data_set_of_the_hub_is_read_no_further_than_needed(train, tmp_path, capsys):
-    hub = tmp_path / "hub"
-    hub.mkdir()
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory) -> Path:
+    """A folder that stands for a data set of the hub."""
+    folder = tmp_path_factory.mktemp("hub")
     for split, count in (("train", 3000), ("validation", 5)):
         rows = (json.dumps({"text": prose(seed + 10_000 * (split == "train"))}) for seed in range(count))
-        (hub / f"{split}.jsonl").write_text("\n".join(rows))
+        (folder / f"{split}.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def test_a_data_set_of_the_hub_is_read_no_further_than_needed(train, hub, tmp_path, capsys):
     keys = {"dataset": hub, "dataset_config": "null", "revision": "null", "passes": 1, "max_steps": 6}
     data = summary(train(data=None, **keys, validation_documents=4))["data"]
     assert data["validation"]["documents"] == 4
@@ -303,6 +309,28 @@ def test_a_data_set_of_the_hub_is_read_no_further_than_needed(train, tmp_path, c
     more = {**SMALL, **keys, "max_steps": 9, "validation_documents": 4, "resume": "true"}
     assert cli.main(["c4", *words(**more, prepared_dir=tmp_path / "prepared", save_dir=tmp_path / "run")]) == 2
     assert "max_steps: the run" in capsys.readouterr().err, "whose rows would be others"
+
+
+def test_a_rehearsal_writes_nothing_and_uses_what_is_ready(train, english, tmp_path, capsys):
+    keys = {**SMALL, "data": english, "save_dir": tmp_path / "other", "prepared_dir": tmp_path / "prepared"}
+    assert cli.main(["c4", "--dry_run", *words(**keys)]) == 0
+    assert "prepared: for this rehearsal alone" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    train()
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    assert cli.main(["c4", "--dry_run", *words(**keys)]) == 0
+    assert f"prepared: {tmp_path}/prepared/c4-" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_rehearsal_reads_no_more_of_the_hub_than_an_update_takes(hub, tmp_path, capsys):
+    keys = {**SMALL, "dataset": hub, "dataset_config": "null", "max_steps": 100_000, "passes": 1}
+    assert cli.main(["c4", "--dry_run", *words(**keys, prepared_dir=tmp_path / "prepared", save_dir=tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "of the hub no more is read here than one update takes" in said
+    assert re.search(r"updates +100,000\n", said)
+    assert not list(tmp_path.iterdir())
 
 
 # Keys
