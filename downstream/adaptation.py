@@ -128,12 +128,18 @@ class AdaptationConfig(SavedRunConfig):
         )
 
 
-def build_model(config: AdaptationConfig, shape: Callable[[Donor | None], GPTConfig]) -> tuple[GPT, transfer.Report]:
+def read_parts(config: AdaptationConfig) -> list[transfer.Part]:
+    """What is to be transferred. Raises UserError for a model that cannot be read."""
+    return [transfer.Part(transfer.read(path, key), some, key) for key, path, some in config.sources]
+
+
+def build_model(
+    config: AdaptationConfig, parts: Sequence[transfer.Part], shape: Callable[[Donor | None], GPTConfig]
+) -> tuple[GPT, transfer.Report]:
     """The model with what is transferred, and what is frozen. `shape`: given the first source, if there is one.
 
     Raises UserError for what does not fit.
     """
-    parts = [transfer.Part(transfer.read(path, key), some, key) for key, path, some in config.sources]
     try:
         like = shape(parts[0].source if parts else None)
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -81,7 +81,9 @@ class SemanticConfig(AdaptationConfig):
         None, gt=1, description="the run ends once the validation perplexity is below; null: never"
     )
     save_steps: int = free(5000, ge=1, description="updates between checkpoints; the last update is always saved")
-    further_saves: list[int] = free([], description="further updates to save, which save_total_limit does not touch")
+    further_saves: list[Annotated[int, Field(ge=1)]] = free(
+        [], description="further updates to save, which save_total_limit does not touch"
+    )
     prepared_dir: str = free("data/prepared", min_length=1, description="folder of data made ready for training")
     wandb_project: str = free("semantic", description="its project")
 
