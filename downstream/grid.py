@@ -354,6 +354,8 @@ class Workers:
                 job.command, stdout=output, stderr=output, pass_fds=[claim], env=self.environment()
             )
             self.running.add(process)
+            if self.stopping:  # the signal came in between
+                process.send_signal(self.stopping)
             status = process.wait()
             self.running.discard(process)
         if status == 0:

@@ -18,7 +18,7 @@ from scipy import stats
 
 from core.errors import UserError
 from downstream import cli, grid_report
-from downstream.grid import GridConfig, jobs
+from downstream.grid import GridConfig, Workers, jobs
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -189,6 +189,21 @@ def test_a_signal_saves_ends_and_can_be_gone_on_from(tmp_path):
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 75, said
     assert b"goes on where it was" in said
+
+
+def test_a_signal_that_comes_while_a_run_is_being_started_reaches_it(tmp_path, monkeypatch):
+    config = GridConfig(**{**SMALL, "pretraining": {}, "weights": {}}, save_dir=str(tmp_path))
+    workers = Workers(config, jobs(config))
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, command, **keys):
+            super().__init__(["sleep", "30"], **keys)
+            workers.stop(signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    began = time.monotonic()
+    workers.work()
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.slow
