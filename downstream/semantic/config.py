@@ -153,7 +153,7 @@ class TextConfig(SemanticConfig):
         description="in place of the hub: folders or files of .txt, .md, .py, .jsonl, .parquet",
     )
     validation_data: list[str] | None = free(
-        None, min_length=1, description="the same for validation; null: a part of data is held out"
+        None, min_length=1, description="the same for validation; null: part of data, or that of the hub"
     )
     validation_share: float = Field(
         0.05,

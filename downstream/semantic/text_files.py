@@ -64,7 +64,8 @@ def limits_of(config: TextConfig, rows: int) -> Limits:
     if config.data is not None:
         return Limits(config.max_documents, None, None)
     tokens = -(-rows // (config.passes or 1)) * config.seq_length + 1
-    return Limits(config.max_documents, tokens, config.validation_documents)
+    validation = config.validation_documents if config.validation_data is None else None
+    return Limits(config.max_documents, tokens, validation)
 
 
 def folder_of(config: TextConfig, found: Sources, limits: Limits) -> Path:

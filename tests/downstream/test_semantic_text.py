@@ -332,6 +332,13 @@ def test_a_rehearsal_writes_nothing_and_uses_what_is_ready(train, english, tmp_p
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_files_for_validation_are_measured_on_whole_beside_a_data_set_of_the_hub(train, hub, english):
+    keys = {"dataset": hub, "dataset_config": "null", "revision": "null", "validation_documents": 4}
+    data = summary(train(data=None, **keys, validation_data=english))["data"]
+    assert data["validation"]["documents"] == 20
+    assert data["held_out"] == "files of their own"
+
+
 def test_a_rehearsal_reads_no_more_of_the_hub_than_an_update_takes(hub, tmp_path, capsys):
     keys = {**SMALL, "dataset": hub, "dataset_config": "null", "max_steps": 100_000, "passes": 1}
     assert cli.main(["c4", "--dry_run", *words(**keys, prepared_dir=tmp_path / "prepared", save_dir=tmp_path)]) == 0
