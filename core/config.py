@@ -331,7 +331,8 @@ def _describe(annotation: Any, metadata: list[Any]) -> str:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "{" + ", ".join(annotation.model_fields) + "}"
     if get_origin(annotation) is dict:
-        return "lines of the form `key: value`"
+        value = get_args(annotation)[1]
+        return f"lines of the form `key: {_describe(value, []) if get_origin(value) is list else 'value'}`"
     name = {int: "integer", float: "number", bool: "true or false", str: "text"}.get(annotation, str(annotation))
     return name + _bounds(metadata) if annotation in (int, float) else name
 

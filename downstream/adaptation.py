@@ -12,7 +12,7 @@ from core.distributed import World
 from core.donor import Donor
 from core.errors import UserError
 from core.model import GPT, GPTConfig
-from core.run_config import SavedRunConfig, free
+from core.run_config import LARGEST_SEED, SavedRunConfig, free
 from core.schedule import Shape, factor
 from core.trainer import Settings
 from core.transfer import Component, Control, Embedding
@@ -46,7 +46,9 @@ class AdaptationConfig(SavedRunConfig):
     lr_schedule: Shape = Field("cosine", description="course of the learning rate after the warm-up")
     min_lr_ratio: float = Field(0.0, ge=0, le=1, description="share of learning_rate that cosine and linear end at")
     weight_decay: float = Field(1e-3, ge=0, description="AdamW's decay of matrices")
-    seed: int = Field(42, ge=0, description="of the initial weights, the data, and what a transfer draws")
+    seed: int = Field(
+        42, ge=0, le=LARGEST_SEED, description="of the initial weights, the data, and what a transfer draws"
+    )
     save_steps: int = free(600, ge=1, description="updates between checkpoints; the last update is always saved")
 
     @model_validator(mode="after")
@@ -126,12 +128,18 @@ class AdaptationConfig(SavedRunConfig):
         )
 
 
-def build_model(config: AdaptationConfig, shape: Callable[[Donor | None], GPTConfig]) -> tuple[GPT, transfer.Report]:
+def read_parts(config: AdaptationConfig) -> list[transfer.Part]:
+    """What is to be transferred. Raises UserError for a model that cannot be read."""
+    return [transfer.Part(transfer.read(path, key), some, key) for key, path, some in config.sources]
+
+
+def build_model(
+    config: AdaptationConfig, parts: Sequence[transfer.Part], shape: Callable[[Donor | None], GPTConfig]
+) -> tuple[GPT, transfer.Report]:
     """The model with what is transferred, and what is frozen. `shape`: given the first source, if there is one.
 
     Raises UserError for what does not fit.
     """
-    parts = [transfer.Part(transfer.read(path, key), some, key) for key, path, some in config.sources]
     try:
         like = shape(parts[0].source if parts else None)
     except ValueError as error:

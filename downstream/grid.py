@@ -6,6 +6,7 @@ Every cell is a run in a folder of its own, started as a command. What is missin
 import fcntl
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,8 +24,9 @@ from tqdm import tqdm
 from core import config as configuration
 from core.config import Config, home
 from core.errors import Interrupted, RunFailed, UserError
-from core.files import write_whole
-from core.transfer import Component
+from core.files import lock, make_folder, write_whole
+from core.run_config import LARGEST_SEED
+from core.transfer import PATTERNS, Component
 from downstream.adaptation import AdaptationConfig
 from downstream.algorithmic_tasks.config import AlgorithmicConfig
 from downstream.semantic.config import C4Config, CodeParrotConfig, MathConfig, SemanticConfig
@@ -49,7 +51,7 @@ OWN_KEYS = {  # which the grid sets, or a cell would not be what its condition s
 
 class GridConfig(Config):
     save_dir: str = Field(min_length=1, description="folder of all cells and the report")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+    seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] = Field(
         min_length=1, description="of pretraining and what follows it alike"
     )
     pretraining: dict[str, dict[str, Any]] = Field({}, description="by name the keys of procedural_pretraining")
@@ -87,6 +89,9 @@ class GridConfig(Config):
             raise ValueError("pretraining and weights belong together: what is trained before, and what is taken of it")
         if not self.pretraining and "no_pretraining" not in self.controls:
             raise ValueError("there is no cell: neither pretraining nor the control no_pretraining")
+        nothing = [name for name, parts in self.weights.items() if not parts]
+        if nothing:
+            raise ValueError(f"weights.{nothing[0]}: [] takes nothing; name at least one of {', '.join(PATTERNS)}")
         number, shards = map(int, self.shard.split("/"))
         if number >= shards:
             raise ValueError(f"shard {self.shard}: the first number counts from 0 to {shards - 1}")
@@ -209,8 +214,7 @@ def verb_and_keys(config: GridConfig, task: str) -> tuple[str, dict[str, Any]]:
 
 
 def _arguments(module: list[str], keys: dict[str, Any]) -> list[str]:
-    given = {key: value for key, value in {**keys, "resume": True}.items() if value is not None}
-    return [*module, *(f"--{key}={_text(value)}" for key, value in given.items())]
+    return [*module, *(f"--{key}={_text(value)}" for key, value in {**keys, "resume": True}.items())]
 
 
 # --- Before anything runs
@@ -327,14 +331,15 @@ class Workers:
         """Runs a job unless somebody else does, or what it needs is not there yet; whether it ran."""
         if self.stopping or (job.needs is not None and not job.needs.is_done()):
             return False
-        with (self.root / "locks" / job.name.replace("/", ".")).open("w") as claim:
-            try:
+        try:
+            with (self.root / "locks" / job.name.replace("/", ".")).open("w") as claim:
                 fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            if job.is_done():
-                return True
-            self.carry_out(job, claim.fileno())
+                if not job.is_done():
+                    self.carry_out(job, claim.fileno())
+        except BlockingIOError:
+            return False
+        except OSError as error:  # would end this thread, and what it had left to do would be missed by nobody
+            self.failed[job.name] = str(error)
         return True
 
     def carry_out(self, job: Job, claim: int) -> None:
@@ -349,6 +354,8 @@ class Workers:
                 job.command, stdout=output, stderr=output, pass_fds=[claim], env=self.environment()
             )
             self.running.add(process)
+            if self.stopping:  # the signal came in between
+                process.send_signal(self.stopping)
             status = process.wait()
             self.running.discard(process)
         if status == 0:
@@ -383,8 +390,10 @@ def run(config: GridConfig) -> None:
     """Runs what is missing. Raises UserError before anything runs, RunFailed for cells that failed."""
     all_jobs = jobs(config)
     check(config, all_jobs)
-    config.root.mkdir(parents=True, exist_ok=True)
-    (config.root / "grid.yaml").write_text(configuration.as_yaml(config))
+    make_folder(config.root, "save_dir")
+    whole = config.model_copy(update={"shard": "0/1", "slurm": False})
+    with lock(config.root, waits=True):  # tasks of an array begin together, and read this file
+        write_whole(config.root / "grid.yaml", configuration.as_yaml(whole))
     if config.slurm:
         return write_slurm(config, len(all_jobs))
     runs = sum(len(job.seeds) for job in all_jobs)
@@ -429,5 +438,6 @@ exit "$status"
 def write_slurm(config: GridConfig, runs: int) -> None:
     shards = max(int(config.shard.split("/")[1]), 1)
     path = config.root / "grid.sbatch"
-    path.write_text(SLURM.format(root=config.root, shards=shards, last=shards - 1))
-    print(f"{runs} processes' work for {shards} array tasks (--shard 0/N for N of them): sbatch {path}")
+    path.write_text(SLURM.format(root=shlex.quote(str(config.root)), shards=shards, last=shards - 1))
+    command = f"sbatch {shlex.quote(str(path))}"
+    print(f"{runs} processes' work for {shards} array tasks (--shard 0/N for N of them): {command}")

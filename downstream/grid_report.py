@@ -34,9 +34,10 @@ class Cell:
         summary = json.loads((folder / "summary.json").read_text())
         rows = summary["evaluation"]  # of text there is a validation set alone
         test = next((row for row in rows if row["split"] == "test"), rows[0])
-        if metric not in test:
-            numbers = ", ".join(key for key, value in test.items() if isinstance(value, float))
-            raise UserError(f"metric: {metric!r} is none of the measurements of {folder}; there are {numbers}")
+        numbers = [key for key, value in test.items() if isinstance(value, float)]
+        if metric not in numbers:
+            there = ", ".join(numbers)
+            raise UserError(f"metric: {metric!r} is none of the measurements of {folder}; there are {there}")
         self.value, self.floor = float(test[metric]), test.get(f"{metric}_floor")
         course = [row for row in read_metrics(folder) if row["split"] == "validation" and "slice" not in row]
         self.tokens = np.array([row["tokens"] for row in course], dtype=float)
@@ -49,7 +50,7 @@ def report(config: ReportConfig) -> list[dict[str, Any]]:
     root = home(config.grid)
     if not (root / "grid.yaml").exists():
         raise UserError(f"grid: {root} holds no grid; run `python -m downstream.cli grid --config FILE` first")
-    grid = resolve(lambda values: GridConfig, str(root / "grid.yaml"), {})
+    grid = resolve(lambda values: GridConfig, str(root / "grid.yaml"), {"save_dir": str(root)})  # it may have moved
     expected = [job for job in jobs(grid) if job.labels]
     ended = [(job, seed) for job in expected for seed in job.ended()]
     missing = [f"{job.group}/seed{seed}" for job in expected for seed in job.seeds if (job, seed) not in ended]

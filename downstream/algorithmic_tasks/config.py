@@ -12,7 +12,7 @@ from core.config import Config, home, problems
 from core.donor import Donor
 from core.export import ExportConfig
 from core.model import GPTConfig
-from core.run_config import free
+from core.run_config import LARGEST_SEED, free
 from core.show import ShowConfig
 from core.task import task_class, task_names
 from downstream.adaptation import AdaptationConfig
@@ -111,7 +111,7 @@ class AlgorithmicConfig(AdaptationConfig):
 
 class QuestionConfig(Config):
     task: str = Field(description="FAMILY_N or FAMILY_MIN_MAX, such as condattendstream_30 or forwardaddition_2_5")
-    seed: int = Field(42, ge=0, description="of the examples")
+    seed: int = Field(42, ge=0, le=LARGEST_SEED, description="of the examples")
 
     @field_validator("task")
     @classmethod

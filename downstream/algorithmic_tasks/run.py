@@ -16,7 +16,7 @@ from core.show import View, inspect
 from core.split import SHARES, draw_block
 from core.task_verbs import export_task
 from core.trainer import Definition, Phase, Settings
-from downstream.adaptation import announce, build_model
+from downstream.adaptation import announce, build_model, read_parts
 from downstream.algorithmic_tasks.config import MAY_GROW, AlgorithmicConfig, LookConfig, WriteConfig, parse
 from downstream.algorithmic_tasks.exam import Exam, QuestionSource
 
@@ -32,7 +32,7 @@ def train(config: AlgorithmicConfig) -> list[dict[str, Any]]:
 
 
 def prepare(config: AlgorithmicConfig, world: World) -> Replica:
-    model, fates = build_model(config, config.shape)
+    model, fates = build_model(config, read_parts(config), config.shape)
     config.check_machine()
     announce(fates, world)
     plan, settings = build_plan(config, world)
@@ -59,7 +59,7 @@ def rehearse(config: AlgorithmicConfig) -> None:
     check_device(config.device)
     check_splits(config)
     with config.join() as world:
-        model, fates = build_model(config, config.shape)
+        model, fates = build_model(config, read_parts(config), config.shape)
         announce(fates, world)
         world.say(rehearsal.rehearse(model, *build_plan(config, world), world, seeds=config.seeds))
 

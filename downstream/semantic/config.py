@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,6 +15,7 @@ from downstream.adaptation import AdaptationConfig
 from downstream.semantic.problem_file import DIFFICULTIES
 
 DEFAULT_SIZE = "12_12_768"
+REHEARSED_ON = 100  # documents of the hub for validation
 PUBLISHED = {"gpt2": "12_12_768", "gpt2-medium": "24_16_1024", "gpt2-large": "36_20_1280", "gpt2-xl": "48_25_1600"}
 
 
@@ -80,7 +81,9 @@ class SemanticConfig(AdaptationConfig):
         None, gt=1, description="the run ends once the validation perplexity is below; null: never"
     )
     save_steps: int = free(5000, ge=1, description="updates between checkpoints; the last update is always saved")
-    further_saves: list[int] = free([], description="further updates to save, which save_total_limit does not touch")
+    further_saves: list[Annotated[int, Field(ge=1)]] = free(
+        [], description="further updates to save, which save_total_limit does not touch"
+    )
     prepared_dir: str = free("data/prepared", min_length=1, description="folder of data made ready for training")
     wandb_project: str = free("semantic", description="its project")
 
@@ -120,6 +123,11 @@ class SemanticConfig(AdaptationConfig):
         """That the whole run trains on."""
         return self.max_steps * self.batch_size * self.gradient_accumulation_steps * world_size
 
+    def rehearsed(self, folder: str) -> Self:
+        """For a rehearsal: data made ready in a folder that goes, and no more of them than it takes where they are
+        fetched."""
+        return self.model_copy(update={"prepared_dir": folder})
+
     def shape(self, donor: Donor | None, num_tokens: int) -> GPTConfig:
         """The model: as told, else as in the first checkpoint. Raises ValueError."""
         if donor and not donor.knows_heads and self.size is None:
@@ -145,7 +153,7 @@ class TextConfig(SemanticConfig):
         description="in place of the hub: folders or files of .txt, .md, .py, .jsonl, .parquet",
     )
     validation_data: list[str] | None = free(
-        None, min_length=1, description="the same for validation; null: a part of data is held out"
+        None, min_length=1, description="the same for validation; null: part of data, or that of the hub"
     )
     validation_share: float = Field(
         0.05,
@@ -176,6 +184,11 @@ class TextConfig(SemanticConfig):
         "gpt2", min_length=1, description="gpt2, bytes, train, the path of one, or the name of one on the hub"
     )
     vocab_size: int = Field(32_768, ge=300, description="tokens of a tokenizer that is trained on the training data")
+
+    def rehearsed(self, folder: str) -> Self:
+        least = min(self.validation_documents or REHEARSED_ON, REHEARSED_ON)
+        of_hub = {"max_steps": 1, "validation_documents": least} if self.data is None else {}
+        return super().rehearsed(folder).model_copy(update=of_hub)
 
     @property
     def may_grow(self) -> Sequence[str]:

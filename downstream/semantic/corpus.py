@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from core.batch import Batch, SupervisedBatch
+from core.distributed import World
 from core.errors import UserError
 from core.evaluate import Slices
 from core.model import LanguageModel
@@ -20,6 +21,15 @@ class Corpus(ABC):
     digest: str  # differs where the data or what is measured on them do
     facts: dict[str, Any]  # for the summary and the report
     passes: float  # over the data, that the whole run makes
+
+    @abstractmethod
+    def __init__(self, config: Any, world: World):
+        """Makes ready what is not, in `prepared_dir`. Raises UserError."""
+
+    @classmethod
+    @abstractmethod
+    def is_ready(cls, config: Any, world: World) -> bool:
+        """Whether nothing would have to be made ready."""
 
     @abstractmethod
     def validate(self, model: LanguageModel) -> Slices:

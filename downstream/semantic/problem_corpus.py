@@ -8,7 +8,7 @@ from core.model import LanguageModel
 from downstream.semantic.config import MathConfig
 from downstream.semantic.corpus import Corpus
 from downstream.semantic.exam import ProblemExam, choose
-from downstream.semantic.problem_file import DIFFICULTIES, DOCUMENTED_SIZE, PAD, TESTS, Problems, prepare
+from downstream.semantic.problem_file import DIFFICULTIES, DOCUMENTED_SIZE, PAD, TESTS, Problems, is_ready, prepare
 from downstream.semantic.problem_rows import ProblemRows
 
 SAMPLED_ROWS = 256  # that tell how many problems a row holds
@@ -42,6 +42,10 @@ class ProblemCorpus(Corpus):
             "test": {"problems": self.testing.size, "digest": self.testing.digest},
             "prepared": str(problems.folder),
         }
+
+    @classmethod
+    def is_ready(cls, config: MathConfig, world: World) -> bool:
+        return is_ready(config.folders, home(config.prepared_dir))
 
     def _exams(self, problems: Problems, config: MathConfig, world: World) -> None:
         groups = problems.of(*TESTS)

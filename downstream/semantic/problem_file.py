@@ -88,20 +88,30 @@ def prepare(folders: dict[str, Path], prepared: Path) -> Problems:
     A training problem whose question is also a test question is left out and counted. Raises UserError, naming the
     file, for what holds no problems.
     """
-    listed = {regime: _files(folder) for regime, folder in folders.items()}
-    stats = [(r, str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for r, fs in listed.items() for f in fs]
-    key = hashlib.blake2b(json.dumps([_FORMAT, stats]).encode(), digest_size=8).hexdigest()
-    folder = prepared / f"mathematics-{key}"
+    folder = folder_of(folders, prepared)
     files.make_folder(prepared, "prepared_dir")
     with files.lock(prepared, waits=True):  # of several processes one does it
         if not (folder / "meta.json").exists():
             partial = prepared / f".{folder.name}.partial"
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            _write(listed, partial)
+            _write({regime: _files(source) for regime, source in folders.items()}, partial)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
     return Problems(folder)
+
+
+def folder_of(folders: dict[str, Path], prepared: Path) -> Path:
+    """Named by the files that are indexed in it."""
+    listed = [(regime, file) for regime, folder in folders.items() for file in _files(folder)]
+    stats = [(regime, str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for regime, f in listed]
+    key = hashlib.blake2b(json.dumps([_FORMAT, stats]).encode(), digest_size=8).hexdigest()
+    return prepared / f"mathematics-{key}"
+
+
+def is_ready(folders: dict[str, Path], prepared: Path) -> bool:
+    """Whether `prepare` would find everything made."""
+    return (folder_of(folders, prepared) / "meta.json").exists()
 
 
 def _files(folder: Path) -> list[Path]:

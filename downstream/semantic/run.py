@@ -1,8 +1,8 @@
 """From a checked configuration to a language model trained on a corpus: transfer, the loop of `core`, test."""
 
 import json
-from collections.abc import Callable
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from core import plots, rehearsal
@@ -14,25 +14,25 @@ from core.replicas import Replica, carry_out
 from core.report import report
 from core.run_config import check_device
 from core.trainer import Definition, Phase, Settings
-from downstream.adaptation import announce, build_model
+from downstream.adaptation import announce, build_model, read_parts
 from downstream.semantic.config import SemanticConfig
 from downstream.semantic.corpus import Corpus, StopsAtPerplexity, check_passes
 
 LABELS = ("split", "regime", "module", "problems")
 T = TypeVar("T", bound=SemanticConfig)
-Open = Callable[[Any, World], Corpus]
 
 
-def train(open_corpus: Open, config: T) -> list[dict[str, Any]]:
+def train(open_corpus: type[Corpus], config: T) -> list[dict[str, Any]]:
     """Transfers, trains, tests, saves and draws. Returns the summary in `run_dir/summary.json`, of each seed."""
     check_device(config.device)
     return carry_out(config, partial(prepare, open_corpus), LABELS)
 
 
-def prepare(open_corpus: Open, config: T, world: World) -> Replica:
+def prepare(open_corpus: type[Corpus], config: T, world: World) -> Replica:
+    parts = read_parts(config)  # before data, which may take hours to make ready
     corpus = open_corpus(config, world)
     check_passes(corpus, config)
-    model, fates = build_model(config, partial(config.shape, num_tokens=corpus.num_tokens))
+    model, fates = build_model(config, parts, partial(config.shape, num_tokens=corpus.num_tokens))
     config.check_machine()
     announce(fates, world)
     world.say(describe(corpus))
@@ -54,13 +54,19 @@ def prepare(open_corpus: Open, config: T, world: World) -> Replica:
     return Replica(model, plan, evaluate, settings, config.run_dir, definition, conclude)
 
 
-def rehearse(open_corpus: Open, config: T) -> None:
-    """Makes the data ready, builds everything, tries a few updates, says what the run would take."""
+def rehearse(open_corpus: type[Corpus], config: T) -> None:
+    """Builds everything, tries a few updates, says what the run would take. Writes nothing that stays."""
     check_device(config.device)
-    with config.join() as world:
-        corpus = open_corpus(config, world)
-        check_passes(corpus, config)
-        model, fates = build_model(config, partial(config.shape, num_tokens=corpus.num_tokens))
+    with config.join() as world, TemporaryDirectory() as folder:
+        parts = read_parts(config)
+        data = config if open_corpus.is_ready(config, world) else config.rehearsed(folder)
+        corpus = open_corpus(data, world)
+        check_passes(corpus, data)
+        if data is not config:
+            corpus.facts["prepared"] = "for this rehearsal alone"
+        if data.max_steps < config.max_steps:
+            world.say("of the hub no more is read here than one update takes")
+        model, fates = build_model(config, parts, partial(config.shape, num_tokens=corpus.num_tokens))
         announce(fates, world)
         world.say(describe(corpus))
         world.say(rehearsal.rehearse(model, *build_plan(config, corpus, world), world, seeds=config.seeds))

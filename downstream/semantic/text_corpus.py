@@ -11,7 +11,7 @@ from core.windows import Windows, bits_per_byte, evaluation_windows
 from downstream.semantic.config import TextConfig
 from downstream.semantic.corpus import Corpus
 from downstream.semantic.exam import perplexity
-from downstream.semantic.text_files import make_ready
+from downstream.semantic.text_files import is_ready, make_ready
 
 
 class TextCorpus(Corpus):
@@ -42,6 +42,10 @@ class TextCorpus(Corpus):
             "held_out": ready.held_out,
             "prepared": str(ready.train.path.parent),
         }
+
+    @classmethod
+    def is_ready(cls, config: TextConfig, world: World) -> bool:
+        return is_ready(config, config.rows(world.size))
 
     def validate(self, model: LanguageModel) -> Slices:
         metrics = self._evaluation(model)

@@ -39,6 +39,7 @@ def make_ready(config: TextConfig, rows: int) -> Ready:
     """
     found, limits = sources(config), limits_of(config, rows)
     folder = folder_of(config, found, limits)
+    make_folder(folder, "prepared_dir")
     with lock(folder, waits=True):
         tokenizer = tokenizer_of(config, found, limits.validation_documents, folder)
         path = folder / "validation.bin"
@@ -63,7 +64,8 @@ def limits_of(config: TextConfig, rows: int) -> Limits:
     if config.data is not None:
         return Limits(config.max_documents, None, None)
     tokens = -(-rows // (config.passes or 1)) * config.seq_length + 1
-    return Limits(config.max_documents, tokens, config.validation_documents)
+    validation = config.validation_documents if config.validation_data is None else None
+    return Limits(config.max_documents, tokens, validation)
 
 
 def folder_of(config: TextConfig, found: Sources, limits: Limits) -> Path:
@@ -72,9 +74,13 @@ def folder_of(config: TextConfig, found: Sources, limits: Limits) -> Path:
     settings += [config.vocab_size] if config.tokenizer == "train" else []
     settings += [] if config.separate_documents else ["not separated"]
     key = hashlib.blake2b(json.dumps([found.key, settings]).encode(), digest_size=8).hexdigest()
-    folder = home(config.prepared_dir) / f"{config.name}-{key}"
-    make_folder(folder, "prepared_dir")
-    return folder
+    return home(config.prepared_dir) / f"{config.name}-{key}"
+
+
+def is_ready(config: TextConfig, rows: int) -> bool:
+    """Whether `make_ready` would find everything made."""
+    folder = folder_of(config, sources(config), limits_of(config, rows))
+    return is_whole(folder / "train.bin")  # which comes last
 
 
 def is_whole(path: Path) -> bool:

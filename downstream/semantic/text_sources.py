@@ -45,6 +45,9 @@ def of_hub(config: TextConfig) -> Sources:
     train = HubDataset(
         config.dataset, config.dataset_config, "train", column, revision, config.shuffle_buffer, config.seed
     )
+    if config.validation_data is not None:
+        files = LocalFiles(config.validation_data, column)
+        return Sources(train, files, [train.identity(), stats(files)], "files of their own")
     if config.validation_dataset is None:
         validation = HubDataset(config.dataset, config.dataset_config, "validation", column, revision)
     else:

@@ -26,6 +26,7 @@ FLAGS = [  # changed flags (None takes one away), and words that the message mus
     ({"n_positions": 5}, ["n_positions: 5 are too few, forwardaddition_2 has 10 tokens"]),
     ({"n_head": 3}, ["width 16 cannot be split over 3 heads"]),
     ({"device": "cuda:7"}, ["device: 'cuda:7' is not there"]),
+    ({"seed": 2**64}, ["--seed: 18446744073709551616 is not allowed; it takes integer in"]),
     ({"eval_size": 0}, ["--eval_size: 0 "]),
     ({"train_steps": -1}, ["--train_steps: -1 "]),
     ({"pretrained_model_path": "{tmp}/none"}, ["pretrained_model_path: {tmp}/none does not exist"]),

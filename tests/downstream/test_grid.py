@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from scipy import stats
 
 from core.errors import UserError
 from downstream import cli, grid_report
-from downstream.grid import GridConfig, jobs
+from downstream.grid import GridConfig, Workers, jobs
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -69,6 +70,13 @@ def test_donors_come_first_and_every_condition_has_a_cell_for_every_seed():
         if "shuffled tokens" in job.labels["condition"]:
             assert "shuffled_tokens" in job.needs.name
         assert ("--transfer_control=shuffle_weights" in job.command) == ("shuffled weights" in job.labels["condition"])
+
+
+def test_a_key_that_is_null_is_null_in_the_run():
+    """`max_grad_norm: null` means never, and is not what leaving the key out means."""
+    keys = {place: {**SMALL[place], "max_grad_norm": None} for place in ("pretraining_keys", "downstream_keys")}
+    found = jobs(GridConfig(**{**SMALL, **keys}, save_dir="x"))
+    assert all("--max_grad_norm=null" in job.command for job in found)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +191,21 @@ def test_a_signal_saves_ends_and_can_be_gone_on_from(tmp_path):
     assert b"goes on where it was" in said
 
 
+def test_a_signal_that_comes_while_a_run_is_being_started_reaches_it(tmp_path, monkeypatch):
+    config = GridConfig(**{**SMALL, "pretraining": {}, "weights": {}}, save_dir=str(tmp_path))
+    workers = Workers(config, jobs(config))
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, command, **keys):
+            super().__init__(["sleep", "30"], **keys)
+            workers.stop(signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    began = time.monotonic()
+    workers.work()
+    assert time.monotonic() - began < 20
+
+
 @pytest.mark.slow
 def test_failed_cells_are_named_and_the_others_are_run(tmp_path, capsys):
     grid = tmp_path / "grid"
@@ -194,6 +217,27 @@ def test_failed_cells_are_named_and_the_others_are_run(tmp_path, capsys):
     assert process.returncode == 1
     assert "sorting/set-attention/seed0 failed: status" in said
     assert len(finished(tmp_path)) == 2
+
+
+def test_a_cell_whose_folder_cannot_be_made_fails_by_name(tmp_path, capsys):
+    config = written(tmp_path, pretraining={}, weights={}, controls=["no_pretraining"])
+    (tmp_path / "grid" / "cells").mkdir(parents=True)
+    (tmp_path / "grid" / "cells" / "sorting").write_text("")
+    assert cli.main(["grid", "--config", str(config)]) == 1
+    assert "error: sorting/no_pretraining/seed0 failed: [Errno 20] Not a directory" in capsys.readouterr().err
+
+
+def test_the_file_of_a_grid_is_that_of_all_shares_and_never_half_written(tmp_path, capsys):
+    """Tasks of an array begin together: one reads what another writes."""
+    config = written(tmp_path)
+    assert cli.main(["grid", "--config", str(config), "--slurm", "--shard", "3/8"]) == 0
+    file = tmp_path / "grid" / "grid.yaml"
+    values = yaml.safe_load(file.read_text())
+    assert (values["shard"], values["slurm"]) == ("0/1", False)
+    os.link(file, tmp_path / "open")  # as it is to somebody who is reading it
+    assert cli.main(["grid", "--config", str(config), "--slurm", "--processes", "2"]) == 0
+    assert yaml.safe_load((tmp_path / "open").read_text()) == values
+    assert yaml.safe_load(file.read_text()) == {**values, "processes": 2}
 
 
 def test_shards_divide_the_runs():
@@ -222,12 +266,14 @@ def test_a_share_waits_for_no_other_but_trains_the_models_it_needs(tmp_path):
 
 @pytest.mark.slow
 def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
-    config = written(tmp_path, controls=["no_pretraining"])
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    config = written(folder, controls=["no_pretraining"])
     process = start(config, "--slurm", "--shard", "0/2")
     said = process.communicate()[0].decode()
     assert process.returncode == 0, said
-    script = tmp_path / "grid" / "grid.sbatch"
-    assert f"sbatch {script}" in said
+    script = folder / "grid" / "grid.sbatch"
+    assert f"sbatch '{script}'" in said
     assert "#SBATCH --array=0-1" in script.read_text()
     assert subprocess.run(["bash", "-n", script]).returncode == 0
     tasks = [
@@ -235,7 +281,7 @@ def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
         for n in (0, 1)
     ]
     assert [task.wait() for task in tasks] == [0, 0]
-    assert len(finished(tmp_path)) == 3
+    assert len(finished(folder)) == 3
 
 
 @pytest.mark.parametrize(
@@ -243,8 +289,11 @@ def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
     [
         ({"seeds": []}, "seeds: [] is not allowed"),
         ({"seeds": [1, 1]}, "names a seed twice"),
+        ({"seeds": [2**64]}, "seeds: [18446744073709551616] is not allowed"),
         ({"controls": ["none"]}, "controls: ['none'] is not allowed"),
         ({"weights": {}}, "belong together"),
+        ({"weights": {"none": []}}, "weights.none: [] takes nothing; name at least one of attn"),
+        ({"weights": {"mlp": ["mlp"]}}, "it takes lines of the form `key: list of one of attn, heads"),
         ({"downstream": {}}, "downstream"),
         ({"downstream": {"a b": {"task": "sorting_2"}}}, "folders bear this name"),
         ({"downstream": {"a": {"task": "sorting_2", "seed": 1}}}, "downstream.a.seed: the grid sets this key itself"),
@@ -331,8 +380,17 @@ def test_a_report_on_nothing_is_refused(tmp_path, ended):
     (tmp_path / "grid.yaml").write_text("seeds: [zero]")
     with pytest.raises(UserError, match=r"grid.yaml: seeds"):
         grid_report.report(grid_report.ReportConfig(grid=str(tmp_path)))
-    with pytest.raises(UserError, match="'speed' is none of the measurements"):
-        grid_report.report(grid_report.ReportConfig(grid=str(ended / "grid"), metric="speed"))
+    for metric in ("speed", "split"):
+        with pytest.raises(UserError, match=f"'{metric}' is none of the measurements"):
+            grid_report.report(grid_report.ReportConfig(grid=str(ended / "grid"), metric=metric))
+
+
+def test_a_grid_that_was_moved_is_reported_on(ended, tmp_path):
+    """As from the cluster where it ran, or from another folder than the one that its save_dir counts from."""
+    moved = shutil.copytree(ended / "grid", tmp_path / "moved", symlinks=True)
+    saved = (moved / "grid.yaml").read_text()
+    (moved / "grid.yaml").write_text(saved.replace(str(ended / "grid"), "results/not/here"))
+    assert len(grid_report.report(grid_report.ReportConfig(grid=str(moved)))) == 4
 
 
 def test_cells_may_be_language_models(tmp_path, archive):

@@ -74,7 +74,7 @@ def test_attention_of_one_checkpoint_and_mlp_of_another(pretrained):
             "second_weights_to_be_transferred": "ffn",
         },
     )
-    model, fates = run.build_model(config, config.shape)
+    model, fates = run.build_model(config, run.read_parts(config), config.shape)
     for name, parameter in model.named_parameters():
         source = one if ".attn." in name else other if ".mlp." in name else None
         assert fates.fates[name].source == (str(source) if source else "-")
@@ -116,7 +116,7 @@ def test_the_model_is_as_told_else_as_the_checkpoint_else_as_the_family(pretrain
         changes["pretrained_model_path"] = str(pretrained(**changes.pop("pretrained")))
     given = {"task": "forwardaddition_5", **{key: str(value) for key, value in changes.items()}}
     config = resolve(lambda values: AlgorithmicConfig, None, given)
-    model, _ = run.build_model(config, config.shape)
+    model, _ = run.build_model(config, run.read_parts(config), config.shape)
     assert (model.config.n_layer, model.config.n_head, model.config.n_embd, model.config.n_positions) == shape
     assert model.config.positions == ("rope" if "pretrained_model_path" in changes else "learned")
 

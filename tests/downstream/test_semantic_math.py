@@ -49,6 +49,19 @@ def train(tmp_path, archive):
     return train
 
 
+def test_a_rehearsal_writes_nothing_and_uses_what_is_ready(train, archive, tmp_path, capsys):
+    keys = words(**SMALL, data=archive, save_dir=tmp_path / "other", prepared_dir=tmp_path / "prepared")
+    assert cli.main(["math", "--dry_run", *keys]) == 0
+    assert "prepared: for this rehearsal alone" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    train()
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    assert cli.main(["math", "--dry_run", *keys]) == 0
+    assert f"prepared: {tmp_path}/prepared/mathematics-" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_run_reports_interpolation_and_extrapolation_apart_and_every_module(train, capsys):
     folder = train()
     rows = summary(folder)["evaluation"]

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,14 @@ def test_seeds_with_dropout_are_refused_before_anything_is_written(english, tmp_
     folders = {"prepared_dir": tmp_path / "prepared", "save_dir": tmp_path / "run"}
     assert cli.main(["c4", *words(data=english, **{**SMALL, **folders, "dropout": 0.1, "seeds": "0-1"})]) == 2
     assert "cannot be drawn for all at once; set dropout to 0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["c4", "math"])
+def test_a_model_that_is_not_there_is_said_before_data_are_made_ready(english, archive, tmp_path, capsys, verb):
+    keys = {"data": archive if verb == "math" else english, "pretrained_path": tmp_path / "nowhere"}
+    assert cli.main([verb, *words(**keys, prepared_dir=tmp_path / "prepared", save_dir=tmp_path / "run")]) == 2
+    assert f"error: pretrained_model_path: {tmp_path}/nowhere does not exist" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -298,12 +307,17 @@ def test_a_tokenizer_learns_nothing_of_a_training_document_that_equals_a_validat
     assert "zqx" not in path.read_text()
 
 
-def test_a_data_set_of_the_hub_is_read_no_further_than_needed(train, tmp_path, capsys):
-    hub = tmp_path / "hub"
-    hub.mkdir()
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory) -> Path:
+    """A folder that stands for a data set of the hub."""
+    folder = tmp_path_factory.mktemp("hub")
     for split, count in (("train", 3000), ("validation", 5)):
         rows = (json.dumps({"text": prose(seed + 10_000 * (split == "train"))}) for seed in range(count))
-        (hub / f"{split}.jsonl").write_text("\n".join(rows))
+        (folder / f"{split}.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def test_a_data_set_of_the_hub_is_read_no_further_than_needed(train, hub, tmp_path, capsys):
     keys = {"dataset": hub, "dataset_config": "null", "revision": "null", "passes": 1, "max_steps": 6}
     data = summary(train(data=None, **keys, validation_documents=4))["data"]
     assert data["validation"]["documents"] == 4
@@ -313,6 +327,35 @@ def test_a_data_set_of_the_hub_is_read_no_further_than_needed(train, tmp_path, c
     more = {**SMALL, **keys, "max_steps": 9, "validation_documents": 4, "resume": "true"}
     assert cli.main(["c4", *words(**more, prepared_dir=tmp_path / "prepared", save_dir=tmp_path / "run")]) == 2
     assert "max_steps: the run" in capsys.readouterr().err, "whose rows would be others"
+
+
+def test_a_rehearsal_writes_nothing_and_uses_what_is_ready(train, english, tmp_path, capsys):
+    keys = {**SMALL, "data": english, "save_dir": tmp_path / "other", "prepared_dir": tmp_path / "prepared"}
+    assert cli.main(["c4", "--dry_run", *words(**keys)]) == 0
+    assert "prepared: for this rehearsal alone" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    train()
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    assert cli.main(["c4", "--dry_run", *words(**keys)]) == 0
+    assert f"prepared: {tmp_path}/prepared/c4-" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_files_for_validation_are_measured_on_whole_beside_a_data_set_of_the_hub(train, hub, english):
+    keys = {"dataset": hub, "dataset_config": "null", "revision": "null", "validation_documents": 4}
+    data = summary(train(data=None, **keys, validation_data=english))["data"]
+    assert data["validation"]["documents"] == 20
+    assert data["held_out"] == "files of their own"
+
+
+def test_a_rehearsal_reads_no_more_of_the_hub_than_an_update_takes(hub, tmp_path, capsys):
+    keys = {**SMALL, "dataset": hub, "dataset_config": "null", "max_steps": 100_000, "passes": 1}
+    assert cli.main(["c4", "--dry_run", *words(**keys, prepared_dir=tmp_path / "prepared", save_dir=tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "of the hub no more is read here than one update takes" in said
+    assert re.search(r"updates +100,000\n", said)
+    assert not list(tmp_path.iterdir())
 
 
 # Keys
@@ -383,6 +426,7 @@ REFUSED = [
     ({"isolated": "true", "seeds": "0-1"}, ["seeds: ", "documents that see themselves alone"]),
     ({"pretrained_path": "{tmp}/one.txt"}, ["pretrained_model_path: {tmp}/one.txt holds no readable model"]),
     ({"weights_to_train": "[]"}, ["nothing is left to be trained"]),
+    ({"further_saves": "0,3"}, ["--further_saves: [0, 3] is not allowed; it takes list of integer >= 1"]),
 ]
 
 
