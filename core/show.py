@@ -28,7 +28,7 @@ LONGEST_ANSWER = 12  # tokens of them that are written
 class ShowConfig(Config):
     """The keys of every `inspect`."""
 
-    show: int = Field(3, ge=0, description="examples to print")
+    show: int = Field(3, ge=0, le=10_000, description="examples to print")
     first: int = Field(0, ge=0, description="number of the first of them")
     split: Literal["train", "validation", "test"] = Field("train", description="split they are taken from")
     max_tokens: int = Field(-1, ge=-1, description="tokens printed of each; -1: all")

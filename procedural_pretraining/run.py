@@ -3,6 +3,8 @@
 from functools import lru_cache
 from typing import Any
 
+from tqdm import tqdm
+
 from core import hf, plots, rehearsal
 from core.config import home
 from core.distributed import World, join
@@ -57,7 +59,8 @@ def rehearse(config: PretrainingConfig) -> None:
 def check_splits(config: PretrainingConfig) -> None:
     """Raises UserError if there are too few prompts to be divided."""
     trained = [(length, split) for length in config.training_lengths for split in ("train", "validation")]
-    for length, split in [*trained, *((length, "validation") for length in config.eval_lengths)]:
+    splits = [*trained, *((length, "validation") for length in config.eval_lengths)]
+    for length, split in tqdm(splits, desc="are there prompts of each length?", unit="split", delay=2, leave=False):
         check_prompts(config.task_at(length), config.seed, split)
 
 
