@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def adamw(
@@ -103,8 +102,16 @@ def state_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[st
     }
 
 
-def load_state_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `state_tensors`. Raises ValueError if a tensor belongs to no parameter or does not fit it."""
+def load_state_tensors(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    place: Callable[[Tensor, Tensor], Tensor] = lambda value, parameter: value.to(parameter.device),
+) -> None:
+    """The inverse of `state_tensors`; `place` puts what belongs to each element of a parameter where those are.
+
+    Raises ValueError if a tensor belongs to no parameter or does not fit it.
+    """
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         name, _, slot = key.rpartition("/")
@@ -113,22 +120,4 @@ def load_state_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tenso
         parameter = parameters[name]
         if value.dim() and value.shape != parameter.shape:
             raise ValueError(f"the optimiser's state has {key} as {tuple(value.shape)}, not {tuple(parameter.shape)}")
-        optimizer.state[parameter][slot] = placed(value, parameter) if value.dim() else value.to(parameter.device)
-
-
-def placed(value: Tensor, parameter: Tensor) -> Tensor:
-    """The tensor, which every rank has whole, on the parameter's device, divided over ranks as the parameter is."""
-    value = value.detach().to(parameter.device)
-    if not isinstance(parameter, DTensor):
-        return value
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-
-
-def whole(value: Tensor) -> Tensor:
-    """The tensor with what other ranks have of it, all of which must call this."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def local(value: Tensor) -> Tensor:
-    """This rank's share."""
-    return value.to_local() if isinstance(value, DTensor) else value
+        optimizer.state[parameter][slot] = place(value, parameter) if value.dim() else value.to(parameter.device)

@@ -409,7 +409,7 @@ class Run:
         check_identity(path, record["identity"], self.identity, definition.may_grow)
         hf.restore(self.model, path)
         self.parallel.hand_out()
-        optim.load_state_tensors(self.optimizer, self.parallel.trained, checkpoint.optimizer_state(path))
+        self.parallel.load_optimizer_state(self.optimizer, checkpoint.optimizer_state(path))
         for phase in self.plan:
             phase.source.load_state_dict(record["sources"].get(phase.name, {}))
         self.state = State(**{name: record[name] for name in State.__dataclass_fields__})
