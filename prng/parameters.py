@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core.config import home
 from core.errors import UserError
 from prng.generators import modulus_name
 
@@ -167,7 +168,7 @@ def load(path: Path) -> list[Parameters]:
         with np.load(path, allow_pickle=False) as arrays:
             columns = [[tuple(map(int, row)) for row in arrays[key]] for key in KEYS]
             return [Parameters(int(m), *values) for m, *values in zip(arrays["moduli"], *columns, strict=True)]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive may fail in any way
         raise UserError(f"{path} cannot be read: {_words(error)}") from error
 
 
@@ -182,14 +183,14 @@ def read_excluded(paths: Sequence[str]) -> Excluded:
     problems: list[str] = []
     a: set[int] = set()
     c: set[int] = set()
-    for pattern in paths:
+    for pattern in (str(home(path)) for path in paths):
         files = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
         if not files:
             problems.append(f"exclude_ac_paths: no file matches {pattern}")
         for path in files:
             try:
                 found_a, found_c = _read_values(path)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            except Exception as error:  # a damaged archive may fail in any way
                 problems.append(f"exclude_ac_paths: {path} cannot be read: {_words(error)}")
                 continue
             if not found_a and not found_c:
@@ -206,12 +207,12 @@ def _words(error: Exception) -> str:
 
 
 def _read_values(path: str) -> tuple[set[int], set[int]]:
-    """Values of a and of c in an .npz file."""
-    if not path.endswith(".npz"):
-        Path(path).open("rb").close()  # says so if there is nothing
+    """Values of a and of c in an .npz file. Whatever it raises, they are not to be had."""
+    Path(path).open("rb").close()  # says so if there is nothing
+    if not path.endswith(".npz") or not zipfile.is_zipfile(path):
         raise ValueError("only .npz files are read, with any of " + ", ".join(KEYS))
     with np.load(path, allow_pickle=False) as arrays:
-        found = {key: set(map(int, _whole(key, arrays[key]).flat)) for key in KEYS if key in arrays}
+        found = {key: set(map(int, _whole(key, np.asarray(arrays[key])).flat)) for key in KEYS if key in arrays}
     a, c = (set().union(*(values for key, values in found.items() if key.endswith(kind))) for kind in ("_a", "_c"))
     return a, c
 
