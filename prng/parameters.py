@@ -184,7 +184,8 @@ def read_excluded(paths: Sequence[str]) -> Excluded:
     a: set[int] = set()
     c: set[int] = set()
     for pattern in (str(home(path)) for path in paths):
-        files = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
+        is_glob = glob.has_magic(pattern) and not Path(pattern).exists()  # a folder may be called lr[1]
+        files = sorted(glob.glob(pattern, recursive=True)) if is_glob else [pattern]
         if not files:
             problems.append(f"exclude_ac_paths: no file matches {pattern}")
         for path in files:

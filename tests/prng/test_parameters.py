@@ -197,6 +197,12 @@ def test_the_home_folder_may_be_written_short(tmp_path, monkeypatch):
     assert read_excluded(["~/earlier.npz"]).a == read_excluded(["~/*.npz"]).a == {5, 9}
 
 
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path):
+    np.savez(tmp_path / "run[1].npz", train_a=np.array([5]))
+    np.savez(tmp_path / "run1.npz", train_a=np.array([9]))
+    assert read_excluded([str(tmp_path / "run[1].npz")]).a == {5}
+
+
 def test_every_broken_file_is_named(tmp_path):
     _broken_files(tmp_path)
     for names in combinations(BROKEN, 2):
