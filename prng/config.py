@@ -45,7 +45,7 @@ class PrngConfig(RunConfig):
     n_c: int = Field(32, ge=1, description="increments trained on, of each modulus")
     n_test_a: int = Field(16, ge=1, description="further multipliers, for tests only")
     n_test_c: int = Field(16, ge=1, description="further increments, for tests only")
-    n_example: int = Field(1, ge=1, description="start values of each pair trained on")
+    n_example: int = Field(1, ge=1, le=2**62, description="start values of each pair trained on")
     exclude_ac_paths: list[str] = Field(
         [], description=".npz files of earlier runs, globs too, whose a and c are neither trained on nor tested"
     )
