@@ -86,7 +86,7 @@ def matching(measures: Iterable[Measure]) -> list[Evaluation] | None:
 
 def _score(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
     """Of each of N models float64 (N, 5): loss sum, scored tokens, right ones, examples without a mistake, examples."""
-    losses, right = _of_tokens(model, batch)
+    losses, right = score_tokens(model, batch)
     B, T = batch.input_ids.shape
     is_scored = batch.labels != IGNORE
     mistakes = torch.zeros(B, device=losses.device).index_add_(0, batch.positions // T, (is_scored & ~right).float())
@@ -97,7 +97,7 @@ def _score(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
 @torch.no_grad()
 def score_each(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
     """The same of each example by itself, float64 (B, 5)."""
-    losses, right = _of_tokens(model, batch)
+    losses, right = score_tokens(model, batch)
     B, T = batch.input_ids.shape
     scores = torch.zeros(B, 5, dtype=torch.float64, device=losses.device)
     of_token = torch.stack([losses, torch.ones_like(losses), right.double()], dim=1)
@@ -106,7 +106,7 @@ def score_each(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
     return scores
 
 
-def _of_tokens(model: LanguageModel, batch: SupervisedBatch) -> tuple[Tensor, Tensor]:
+def score_tokens(model: LanguageModel, batch: SupervisedBatch) -> tuple[Tensor, Tensor]:
     """Of each label its loss in nats, float64 (M,), and whether the likeliest token is right, bool (M,).
 
     One that only fills up has no loss and is never right.
