@@ -221,8 +221,8 @@ def evaluate(settings: EvaluateConfig) -> list[dict[str, Any]]:
         measured.examples, measured.batch_size = settings.examples, settings.batch_size
         rows = [{**where, **values} for where, values in measured(model)]
         if world.is_main:
-            save_correctness(path, measured.cells, measured.scores)
             print(table(rows, LABELS))
+            save_correctness(path, measured.cells, measured.scores)
             print(f"by position and pair: {path}")
     return rows
 
