@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from core.config import Config, home
+from core.errors import UserError
 from core.export import ExportConfig
 from core.model import GPTConfig
 from core.run_config import LARGEST_SEED, RunConfig, free
@@ -330,7 +331,9 @@ class CurriculumConfig(PrngConfig):
 
 
 def of_run(values: dict[str, Any]) -> type[PrngConfig]:
-    """The schema of a run's config.yaml."""
+    """The schema of a run's config.yaml. Raises UserError if its keys are those of another command's runs."""
+    if "main_seed" not in values:
+        raise UserError("config.yaml beside the checkpoint has no main_seed: it is of no PRNG run")
     return CurriculumConfig if "phases" in values else TrainConfig
 
 

@@ -319,6 +319,17 @@ def test_what_cannot_be_loaded_is_an_error_and_no_random_start(train, tmp_path, 
     assert not checkpoint.list_steps(tmp_path / "new")
 
 
+def test_a_run_of_another_command_is_told_in_one_line(train, tmp_path, capsys):
+    other = train("other", "--m", "256", "--num_steps", "20", *SMALLER)
+    (other / "config.yaml").write_text("task: sort\nseed: 1\nlr: 0.1\n")
+    train("new", "--m", "256", "--num_steps", "20", *SMALLER, "--pretrained_path", str(other / "best"), status=2)
+    assert cli.main(["evaluate", "--checkpoint", str(other / "best")]) == 2
+    assert cli.main(["plot", str(other)]) == 2
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")] == [
+        "error: config.yaml beside the checkpoint has no main_seed: it is of no PRNG run"
+    ] * 3
+
+
 # --- Afterwards
 
 
