@@ -178,14 +178,19 @@ def storable(values: Sequence[int] | Sequence[Sequence[int]] | np.ndarray) -> np
     return array.astype(np.int64) if all(value < 2**63 for value in array.flat) else array.astype(str)
 
 
-def read_excluded(paths: Sequence[str]) -> Excluded:
-    """The union over files, globs expanded. Raises UserError with a line for each that cannot be honoured."""
+def read_excluded(paths: Sequence[str], own: Path | None = None) -> Excluded:
+    """The union over files, globs expanded. Raises UserError with a line for each that cannot be honoured.
+
+    `own` is the file of the run that asks: a glob that covers it means the others, before and after it is written.
+    """
     problems: list[str] = []
     a: set[int] = set()
     c: set[int] = set()
     for pattern in (str(home(path)) for path in paths):
         is_glob = glob.has_magic(pattern) and not Path(pattern).exists()  # a folder may be called lr[1]
         files = sorted(glob.glob(pattern, recursive=True)) if is_glob else [pattern]
+        if is_glob and own is not None:
+            files = [path for path in files if Path(path).resolve() != own.resolve()]
         if not files:
             problems.append(f"exclude_ac_paths: no file matches {pattern}")
         for path in files:

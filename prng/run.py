@@ -73,7 +73,7 @@ def rehearse(config: PrngConfig) -> None:
 
 def choose(config: PrngConfig) -> list[Parameters]:
     """The values of a and c for each modulus. Raises UserError if there are too few or a file cannot be honoured."""
-    excluded = parameters.read_excluded(config.exclude_ac_paths)
+    excluded = parameters.read_excluded(config.exclude_ac_paths, own=config.run_dir / AC_VALUES)
     sizes = (config.n_a, config.n_c), (config.n_test_a, config.n_test_c)
     try:
         return parameters.choose([m for m, _ in config.widths], *sizes, config.data_seed, excluded)

@@ -265,6 +265,16 @@ def test_a_run_whose_excluded_files_changed_is_refused_on_resume(train, tmp_path
     assert "ac_values: the run in" in capsys.readouterr().err
 
 
+def test_a_glob_that_covers_the_run_itself_means_the_others(train, tmp_path):
+    words = ["--m", "2**9", "--num_steps", "11", *SMALLER]
+    train("first", *words)
+    words += ["--exclude_ac_paths", str(tmp_path / "*" / "ac_values.npz")]
+    run_dir = train("second", *words)
+    before = parameters.load(run_dir / "ac_values.npz")
+    train("second", *words, "--resume")
+    assert parameters.load(run_dir / "ac_values.npz") == before
+
+
 def test_a_second_run_excludes_what_the_first_has_used(train, tmp_path):
     words = ["--m", "2**9", "--num_steps", "11", *SMALLER]
     (first,) = parameters.load(train("first", *words) / "ac_values.npz")
