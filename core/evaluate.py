@@ -112,13 +112,17 @@ def score_tokens(model: LanguageModel, batch: SupervisedBatch) -> tuple[Tensor, 
     One that only fills up has no loss and is never right.
     """
     hidden = model.hidden(batch.input_ids, batch.positions, batch.rows, batch.first)
-    losses, hits = [], []
-    for x, labels in in_parts(*(each.unflatten(0, (model.number, -1)) for each in (hidden, batch.labels))):
-        logits = model.head(x).float()  # (models, positions of each, V)
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        losses.append(loss.double().view_as(labels))
-        hits.append(logits.argmax(dim=-1) == labels)
-    return torch.cat(losses, dim=1).flatten(), torch.cat(hits, dim=1).flatten()
+    x, labels = (each.unflatten(0, (model.number, -1)) for each in (hidden, batch.labels))
+    # Made first: a small result that stayed behind in the place of each part's logits would leave the next part's none.
+    losses, hits = torch.empty_like(labels, dtype=torch.float64), torch.empty_like(labels, dtype=torch.bool)
+    done = 0
+    for rows, own in in_parts(x, labels):
+        part = slice(done, done + own.shape[1])
+        logits = model.head(rows).float()  # (models, positions of each, V)
+        losses[:, part] = F.cross_entropy(logits.flatten(0, 1), own.flatten(), reduction="none").view_as(own)
+        hits[:, part] = logits.argmax(dim=-1) == own
+        done = part.stop
+    return losses.flatten(), hits.flatten()
 
 
 def answered(asking: Asking[T] | T, model: LanguageModel) -> T:
