@@ -86,7 +86,7 @@ def matching(measures: Iterable[Measure]) -> list[Evaluation] | None:
 
 def _score(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
     """Of each of N models float64 (N, 5): loss sum, scored tokens, right ones, examples without a mistake, examples."""
-    losses, right = _of_tokens(model, batch)
+    losses, right = score_tokens(model, batch)
     B, T = batch.input_ids.shape
     is_scored = batch.labels != IGNORE
     mistakes = torch.zeros(B, device=losses.device).index_add_(0, batch.positions // T, (is_scored & ~right).float())
@@ -97,7 +97,7 @@ def _score(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
 @torch.no_grad()
 def score_each(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
     """The same of each example by itself, float64 (B, 5)."""
-    losses, right = _of_tokens(model, batch)
+    losses, right = score_tokens(model, batch)
     B, T = batch.input_ids.shape
     scores = torch.zeros(B, 5, dtype=torch.float64, device=losses.device)
     of_token = torch.stack([losses, torch.ones_like(losses), right.double()], dim=1)
@@ -106,19 +106,23 @@ def score_each(model: LanguageModel, batch: SupervisedBatch) -> Tensor:
     return scores
 
 
-def _of_tokens(model: LanguageModel, batch: SupervisedBatch) -> tuple[Tensor, Tensor]:
+def score_tokens(model: LanguageModel, batch: SupervisedBatch) -> tuple[Tensor, Tensor]:
     """Of each label its loss in nats, float64 (M,), and whether the likeliest token is right, bool (M,).
 
     One that only fills up has no loss and is never right.
     """
     hidden = model.hidden(batch.input_ids, batch.positions, batch.rows, batch.first)
-    losses, hits = [], []
-    for x, labels in in_parts(*(each.unflatten(0, (model.number, -1)) for each in (hidden, batch.labels))):
-        logits = model.head(x).float()  # (models, positions of each, V)
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        losses.append(loss.double().view_as(labels))
-        hits.append(logits.argmax(dim=-1) == labels)
-    return torch.cat(losses, dim=1).flatten(), torch.cat(hits, dim=1).flatten()
+    x, labels = (each.unflatten(0, (model.number, -1)) for each in (hidden, batch.labels))
+    # Made first: a small result that stayed behind in the place of each part's logits would leave the next part's none.
+    losses, hits = torch.empty_like(labels, dtype=torch.float64), torch.empty_like(labels, dtype=torch.bool)
+    done = 0
+    for rows, own in in_parts(x, labels):
+        part = slice(done, done + own.shape[1])
+        logits = model.head(rows).float()  # (models, positions of each, V)
+        losses[:, part] = F.cross_entropy(logits.flatten(0, 1), own.flatten(), reduction="none").view_as(own)
+        hits[:, part] = logits.argmax(dim=-1) == own
+        done = part.stop
+    return losses.flatten(), hits.flatten()
 
 
 def answered(asking: Asking[T] | T, model: LanguageModel) -> T:

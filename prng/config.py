@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from core.config import Config, home
+from core.errors import UserError
 from core.export import ExportConfig
 from core.model import GPTConfig
 from core.run_config import LARGEST_SEED, RunConfig, free
@@ -45,7 +46,7 @@ class PrngConfig(RunConfig):
     n_c: int = Field(32, ge=1, description="increments trained on, of each modulus")
     n_test_a: int = Field(16, ge=1, description="further multipliers, for tests only")
     n_test_c: int = Field(16, ge=1, description="further increments, for tests only")
-    n_example: int = Field(1, ge=1, description="start values of each pair trained on")
+    n_example: int = Field(1, ge=1, le=2**62, description="start values of each pair trained on")
     exclude_ac_paths: list[str] = Field(
         [], description=".npz files of earlier runs, globs too, whose a and c are neither trained on nor tested"
     )
@@ -330,7 +331,9 @@ class CurriculumConfig(PrngConfig):
 
 
 def of_run(values: dict[str, Any]) -> type[PrngConfig]:
-    """The schema of a run's config.yaml."""
+    """The schema of a run's config.yaml. Raises UserError if its keys are those of another command's runs."""
+    if "main_seed" not in values:
+        raise UserError("config.yaml beside the checkpoint has no main_seed: it is of no PRNG run")
     return CurriculumConfig if "phases" in values else TrainConfig
 
 

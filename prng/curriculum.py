@@ -59,7 +59,8 @@ class Phase(Config):
             case "cosine":
                 return (1 - math.cos(math.pi * p)) / 2
             case "exp":
-                return (1 - math.exp(-self.exp_rate * p)) / (1 if self.exp_jump else 1 - math.exp(-self.exp_rate))
+                r = self.exp_rate  # expm1, as 1 - exp(-r) is 0 for the smallest
+                return -math.expm1(-r * p) / (1 if self.exp_jump else -math.expm1(-r))
             case "step":
                 return float(p > 0.5)
         return p

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from core import rng
 from core.distributed import World
-from core.evaluate import Slices
+from core.evaluate import Slices, score_tokens
 from core.model import LanguageModel
 from prng.generators import Generator
 from prng.parameters import Parameters, storable
@@ -93,9 +91,9 @@ def measure(
         which = order[start : start + batch_size]
         a, c = np.divmod(which, len(grid.c))
         batch = form.batch(grid.numbers(a, c, np.zeros_like(which), form.seq_len))
-        input_ids, targets = (x.to(world.device) for x in batch)
-        loss, right = _score(model(input_ids), targets)
-        totals += torch.stack([loss, right.sum().double()])
+        losses, hits = score_tokens(model, batch.supervised().to(world.device))
+        right = hits.view(batch.targets.shape)  # every position is scored
+        totals += torch.stack([losses.sum(), right.sum().double()])
         right_numbers = right[:, d - 1 :].unflatten(1, (numbers, d)).all(dim=2).double()
         by_number += right_numbers.sum(dim=0)
         by_pair[torch.from_numpy(which)] = right_numbers.mean(dim=1).cpu()
@@ -106,12 +104,6 @@ def measure(
     pairs[order] = sums[2 + numbers :][order]
     shape = (len(grid.a), len(grid.c))
     return Scores(sums[0] / tokens, sums[1] / tokens, sums[2 : 2 + numbers] / len(order), pairs.reshape(shape))
-
-
-def _score(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss sum in nats, float64, and which tokens are right, bool (B, T)."""
-    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-    return losses.double().sum(), logits.argmax(dim=-1) == targets
 
 
 class Table:

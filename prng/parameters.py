@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core.config import home
 from core.errors import UserError
 from prng.generators import modulus_name
 
@@ -167,7 +168,7 @@ def load(path: Path) -> list[Parameters]:
         with np.load(path, allow_pickle=False) as arrays:
             columns = [[tuple(map(int, row)) for row in arrays[key]] for key in KEYS]
             return [Parameters(int(m), *values) for m, *values in zip(arrays["moduli"], *columns, strict=True)]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive may fail in any way
         raise UserError(f"{path} cannot be read: {_words(error)}") from error
 
 
@@ -177,19 +178,25 @@ def storable(values: Sequence[int] | Sequence[Sequence[int]] | np.ndarray) -> np
     return array.astype(np.int64) if all(value < 2**63 for value in array.flat) else array.astype(str)
 
 
-def read_excluded(paths: Sequence[str]) -> Excluded:
-    """The union over files, globs expanded. Raises UserError with a line for each that cannot be honoured."""
+def read_excluded(paths: Sequence[str], own: Path | None = None) -> Excluded:
+    """The union over files, globs expanded. Raises UserError with a line for each that cannot be honoured.
+
+    `own` is the file of the run that asks: a glob that covers it means the others, before and after it is written.
+    """
     problems: list[str] = []
     a: set[int] = set()
     c: set[int] = set()
-    for pattern in paths:
-        files = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
+    for pattern in (str(home(path)) for path in paths):
+        is_glob = glob.has_magic(pattern) and not Path(pattern).exists()  # a folder may be called lr[1]
+        files = sorted(glob.glob(pattern, recursive=True)) if is_glob else [pattern]
+        if is_glob and own is not None:
+            files = [path for path in files if Path(path).resolve() != own.resolve()]
         if not files:
             problems.append(f"exclude_ac_paths: no file matches {pattern}")
         for path in files:
             try:
                 found_a, found_c = _read_values(path)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            except Exception as error:  # a damaged archive may fail in any way
                 problems.append(f"exclude_ac_paths: {path} cannot be read: {_words(error)}")
                 continue
             if not found_a and not found_c:
@@ -206,12 +213,12 @@ def _words(error: Exception) -> str:
 
 
 def _read_values(path: str) -> tuple[set[int], set[int]]:
-    """Values of a and of c in an .npz file."""
-    if not path.endswith(".npz"):
-        Path(path).open("rb").close()  # says so if there is nothing
+    """Values of a and of c in an .npz file. Whatever it raises, they are not to be had."""
+    Path(path).open("rb").close()  # says so if there is nothing
+    if not path.endswith(".npz") or not zipfile.is_zipfile(path):
         raise ValueError("only .npz files are read, with any of " + ", ".join(KEYS))
     with np.load(path, allow_pickle=False) as arrays:
-        found = {key: set(map(int, _whole(key, arrays[key]).flat)) for key in KEYS if key in arrays}
+        found = {key: set(map(int, _whole(key, np.asarray(arrays[key])).flat)) for key in KEYS if key in arrays}
     a, c = (set().union(*(values for key, values in found.items() if key.endswith(kind))) for kind in ("_a", "_c"))
     return a, c
 

@@ -158,10 +158,15 @@ def draw_moduli(points: dict[str, list[tuple[int, int]]], path: Path, threshold:
 
 
 def principal_components(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates (V, count) of the rows (V, C) along their main directions, and each one's share of the variance."""
+    """Coordinates (V, count) of the rows (V, C) along their main directions, and each one's share of the variance.
+
+    Both are 0 along directions beyond those that there are, min(V, C).
+    """
     centred = rows - rows.mean(axis=0)
     u, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-    return (u * sizes)[:, :count], (sizes**2 / (sizes**2).sum())[:count]
+    missing = (0, max(0, count - len(sizes)))
+    coordinates, share = u * sizes, sizes**2 / (sizes**2).sum()
+    return np.pad(coordinates, ((0, 0), missing))[:, :count], np.pad(share, missing)[:count]
 
 
 def zero_bits(value: int, bits: int) -> int:

@@ -73,7 +73,7 @@ def rehearse(config: PrngConfig) -> None:
 
 def choose(config: PrngConfig) -> list[Parameters]:
     """The values of a and c for each modulus. Raises UserError if there are too few or a file cannot be honoured."""
-    excluded = parameters.read_excluded(config.exclude_ac_paths)
+    excluded = parameters.read_excluded(config.exclude_ac_paths, own=config.run_dir / AC_VALUES)
     sizes = (config.n_a, config.n_c), (config.n_test_a, config.n_test_c)
     try:
         return parameters.choose([m for m, _ in config.widths], *sizes, config.data_seed, excluded)
@@ -221,8 +221,8 @@ def evaluate(settings: EvaluateConfig) -> list[dict[str, Any]]:
         measured.examples, measured.batch_size = settings.examples, settings.batch_size
         rows = [{**where, **values} for where, values in measured(model)]
         if world.is_main:
-            save_correctness(path, measured.cells, measured.scores)
             print(table(rows, LABELS))
+            save_correctness(path, measured.cells, measured.scores)
             print(f"by position and pair: {path}")
     return rows
 

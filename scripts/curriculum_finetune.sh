@@ -22,6 +22,10 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
 [ -f .venv/bin/activate ] && source .venv/bin/activate
 
+if (( $# > 1 )) || [ "${1:---print}" != --print ]; then
+    echo "error: $*: only --print is known here; keys stand in the file that CONFIG names" >&2
+    exit 2
+fi
 read -ra lrs <<< "${LRS:-1e-4 5e-4}"
 read -ra decays <<< "${WEIGHT_DECAYS:-0 0.1}"
 config="${CONFIG:-configs/curriculum.yaml}"

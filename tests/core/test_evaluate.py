@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -10,6 +14,8 @@ from core.model import GPT, GPTConfig, loss_sum
 from core.source import TaskSource
 from procedural_data.dyck import Dyck
 from procedural_data.reverse import Reverse
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +102,27 @@ def test_scores_of_each_example_add_up_to_those_of_all(half_taught):
     for row in (0, 13):
         alone = score_each(model, batch.rows(slice(row, row + 1)).supervised())
         torch.testing.assert_close(alone[0], each[row])
+
+
+MEMORY = """
+import resource, torch
+from core.batch import Batch
+from core.distributed import keep_freed_memory
+from core.evaluate import score_tokens
+from core.model import GPT, GPTConfig
+
+keep_freed_memory()
+model = GPT(GPTConfig(2**16, 256, 1, 1, 8))
+zeros = torch.zeros(32, 256, dtype=torch.int64)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with torch.no_grad():
+    score_tokens(model, Batch(zeros, zeros).supervised())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 2**10)
+"""
+
+
+@pytest.mark.slow
+def test_each_part_of_the_logits_takes_the_place_of_the_one_before():
+    """A part has 64 MiB here, and there are 32 of them."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 500

@@ -50,6 +50,7 @@ FLAGS = [
     ({"n_c": 40_000}, ["n_c: 40000 asked for"]),
     ({"n_test_a": 0}, ["--n_test_a: 0 "]),
     ({"n_example": 0}, ["--n_example: 0 "]),
+    ({"n_example": "2**63"}, ["--n_example: 9223372036854775808 "]),
     ({"n_head": 3}, ["cannot be split over 3 heads"]),
     ({"n_head": 8}, ["RoPE", "odd"]),
     ({"num_steps": 0}, ["--num_steps: 0 "]),

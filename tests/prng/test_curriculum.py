@@ -29,6 +29,13 @@ def test_exp_by_default_ends_at_its_end_weights():
     assert first_share(phase, 1000)[0] == pytest.approx(0.001 * (1 - (1 - math.exp(-0.75)) / (1 - math.exp(-3))))
 
 
+@pytest.mark.parametrize("rate", [1e-6, 1e-20, 1e-300])
+def test_exp_at_the_lowest_rates_is_a_line(rate):
+    weights = {"start_weights": [1.0, 0.0], "end_weights": [0.0, 1.0]}
+    phase = Phase(phase_steps=5, transition_steps=4, transition="exp", exp_rate=rate, **weights)
+    assert first_share(phase, *range(5)) == pytest.approx([1, 0.75, 0.5, 0.25, 0], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("transition", "expected"),
     [

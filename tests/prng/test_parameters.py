@@ -1,3 +1,4 @@
+import zipfile
 from itertools import combinations
 
 import numpy as np
@@ -151,6 +152,14 @@ def _broken_files(folder):
     np.savez(folder / "no_values.npz", train_a=np.array([], dtype=int))
     np.savez(folder / "floats.npz", train_a=np.array([1.5]))
     np.savez(folder / "objects.npz", train_a=np.array([5, "x", None], dtype=object))
+    with (folder / "one_array.npz").open("wb") as file:
+        np.save(file, np.arange(5))
+    with zipfile.ZipFile(folder / "no_arrays.npz", "w") as archive:
+        archive.writestr("train_a.npy", b"5, 9")
+    np.savez_compressed(folder / "spoiled.npz", train_a=np.arange(5, 4000, 4))
+    packed = bytearray((folder / "spoiled.npz").read_bytes())
+    packed[150:190] = bytes(40)  # in the midst of the packed numbers
+    (folder / "spoiled.npz").write_bytes(packed)
 
 
 BROKEN = {
@@ -163,6 +172,9 @@ BROKEN = {
     "no_values.npz": "holds no values",
     "floats.npz": "float64, not integers",
     "objects.npz": "cannot be read",
+    "one_array.npz": "only .npz files are read",
+    "no_arrays.npz": "not integers",
+    "spoiled.npz": "cannot be read: Error -3 while decompressing",
     "missing.npz": "No such file",
     "mis*.npz": "no file matches",
 }
@@ -177,6 +189,18 @@ def test_a_file_that_cannot_be_honoured_stops_the_run(tmp_path, name):
     assert BROKEN[name] in line
     assert name in line
     assert "\n" not in line
+
+
+def test_the_home_folder_may_be_written_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.savez(tmp_path / "earlier.npz", train_a=np.array([5, 9]))
+    assert read_excluded(["~/earlier.npz"]).a == read_excluded(["~/*.npz"]).a == {5, 9}
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path):
+    np.savez(tmp_path / "run[1].npz", train_a=np.array([5]))
+    np.savez(tmp_path / "run1.npz", train_a=np.array([9]))
+    assert read_excluded([str(tmp_path / "run[1].npz")]).a == {5}
 
 
 def test_every_broken_file_is_named(tmp_path):

@@ -265,6 +265,16 @@ def test_a_run_whose_excluded_files_changed_is_refused_on_resume(train, tmp_path
     assert "ac_values: the run in" in capsys.readouterr().err
 
 
+def test_a_glob_that_covers_the_run_itself_means_the_others(train, tmp_path):
+    words = ["--m", "2**9", "--num_steps", "11", *SMALLER]
+    train("first", *words)
+    words += ["--exclude_ac_paths", str(tmp_path / "*" / "ac_values.npz")]
+    run_dir = train("second", *words)
+    before = parameters.load(run_dir / "ac_values.npz")
+    train("second", *words, "--resume")
+    assert parameters.load(run_dir / "ac_values.npz") == before
+
+
 def test_a_second_run_excludes_what_the_first_has_used(train, tmp_path):
     words = ["--m", "2**9", "--num_steps", "11", *SMALLER]
     (first,) = parameters.load(train("first", *words) / "ac_values.npz")
@@ -319,6 +329,17 @@ def test_what_cannot_be_loaded_is_an_error_and_no_random_start(train, tmp_path, 
     assert not checkpoint.list_steps(tmp_path / "new")
 
 
+def test_a_run_of_another_command_is_told_in_one_line(train, tmp_path, capsys):
+    other = train("other", "--m", "256", "--num_steps", "20", *SMALLER)
+    (other / "config.yaml").write_text("task: sort\nseed: 1\nlr: 0.1\n")
+    train("new", "--m", "256", "--num_steps", "20", *SMALLER, "--pretrained_path", str(other / "best"), status=2)
+    assert cli.main(["evaluate", "--checkpoint", str(other / "best")]) == 2
+    assert cli.main(["plot", str(other)]) == 2
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")] == [
+        "error: config.yaml beside the checkpoint has no main_seed: it is of no PRNG run"
+    ] * 3
+
+
 # --- Afterwards
 
 
@@ -335,6 +356,9 @@ def test_evaluating_a_checkpoint_gives_what_the_run_measured(train, capsys):
         assert row["generator"] in line
     with np.load(run_dir / "correctness.npz") as a, np.load(run_dir / "correctness_checkpoint-60.npz") as b:
         np.testing.assert_allclose(a["by_number"], b["by_number"])
+    (run_dir / "correctness_checkpoint-60.partial").mkdir()  # stands for a folder that must not be written
+    assert cli.main(["evaluate", "--checkpoint", str(run_dir / "checkpoint-60"), "--device", "cpu"]) == 1
+    assert capsys.readouterr().out.splitlines() == said[:-1], "what was measured is lost"
 
 
 def test_the_weights_alone_are_measured_and_trained_on_like_the_last_checkpoint(train, capsys):

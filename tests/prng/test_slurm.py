@@ -47,6 +47,14 @@ def test_a_task_beyond_the_grid_is_refused(task):
     assert "are tasks 0 to 3" in done.stderr
 
 
+@pytest.mark.parametrize("words", [["--prnt"], ["--num_steps", "9"], ["--print", "--seq_len", "9"]])
+def test_words_that_would_do_nothing_are_refused(words, tmp_path):
+    done = run(*words, RESULTS_DIR=str(tmp_path))
+    assert done.returncode == 2
+    assert f"error: {' '.join(words)}: only --print" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_grid_and_the_start_may_be_others():
     done = run("--print", SLURM_ARRAY_TASK_ID="5", LRS="1e-5 3e-5", WEIGHT_DECAYS="0 0.1 1", PRETRAINED="runs/old/best")
     config = yaml.safe_load(done.stdout)
