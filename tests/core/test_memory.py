@@ -76,7 +76,9 @@ def test_the_memory_of_an_update_is_known_before(tmp_path, recomputes, precision
 
     inputs = sum(8 * x.numel() for x in (one.input_ids, one.positions, one.labels))
     measured = measured_peak(model, mover, update, inputs, tmp_path / "trace.json")
-    assert peak_of_update(model, [one], precision, optimizer) == pytest.approx(measured, rel=0.01 if precision == "fp32" else 0.05)
+    assert peak_of_update(model, [one], precision, optimizer) == pytest.approx(
+        measured, rel=0.01 if precision == "fp32" else 0.05
+    )
 
 
 def test_a_prompt_that_is_not_scored_can_be_predicted_too():
