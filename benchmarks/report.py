@@ -40,6 +40,7 @@ def line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def write(path: Path, facts: dict[str, Any], results: Sequence[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)  # or the work of minutes would be lost to a name
     path.write_text(json.dumps({**facts, "results": results}, indent=2) + "\n")
 
 

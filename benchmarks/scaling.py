@@ -16,7 +16,6 @@ and e the inverse of the network's bandwidth: 2 (W - 1) / W * 4 N bytes among W 
 
 import argparse
 import io
-import multiprocessing
 import os
 import socket
 import statistics
@@ -31,6 +30,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from scipy.optimize import nnls
+from torch import multiprocessing
 
 from benchmarks import report
 from core.batch import Batch
@@ -103,7 +103,7 @@ class Case(NamedTuple):
         return self.terms["matrix FLOPs"] + self.terms["attention FLOPs"]
 
 
-def train(case: Case, seconds: float, rank: int, port: int, answer: Any) -> None:
+def train(rank: int, case: Case, seconds: float, port: int, answer: Any) -> None:
     """In a process of its own: takes steps for some seconds; the main rank answers with the seconds of each."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(case.processes)}
@@ -134,18 +134,12 @@ def train(case: Case, seconds: float, rank: int, port: int, answer: Any) -> None
 
 def seconds_of(case: Case, seconds: float) -> float:
     """The seconds an update in the fastest of five turns: what else a shared machine does only makes them slower."""
-    context = multiprocessing.get_context("spawn")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    answer = context.Queue()
-    ranks = [context.Process(target=train, args=(case, seconds, rank, port, answer)) for rank in range(case.processes)]
-    for rank in ranks:
-        rank.start()
-    times = answer.get(timeout=600)
-    for rank in ranks:
-        rank.join()
-    return min(times)
+    answer = multiprocessing.get_context("spawn").SimpleQueue()
+    multiprocessing.spawn(train, (case, seconds, port, answer), case.processes)  # raises if one of them fails
+    return min(answer.get())
 
 
 def matmul_peak(device: torch.device, precision: str) -> float:
@@ -183,10 +177,10 @@ def row(result: dict[str, Any]) -> list[str]:
 
 
 def cases_of(options: argparse.Namespace, device: torch.device, precision: Literal["fp32", "bf16"]) -> list[Case]:
-    """All combinations of what the options list."""
+    """All combinations of what the options list. Raises ValueError for what is no number, or no model."""
     defaults = GPU_DEFAULTS if device.type == "cuda" else CPU_DEFAULTS
     lists = [(getattr(options, name) or defaults[name]).split(",") for name in defaults]
-    return [
+    cases = [
         Case(
             size=size,
             batch_size=int(batch),
@@ -200,6 +194,9 @@ def cases_of(options: argparse.Namespace, device: torch.device, precision: Liter
         )
         for size, batch, length, W in product(*lists)
     ]
+    for case in cases:
+        _ = case.shape
+    return cases
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -218,7 +215,10 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     device = pick_device(options.device)
     precision: Literal["fp32", "bf16"] = options.precision or ("bf16" if device.type == "cuda" else "fp32")
-    cases = cases_of(options, device, precision)
+    try:
+        cases = cases_of(options, device, precision)
+    except ValueError as error:
+        parser.error(str(error))
     machine = report.machine("torch")
     peak = matmul_peak(device, precision)
     print(report.sentence(machine))

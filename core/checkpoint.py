@@ -109,13 +109,18 @@ def prune(run_dir: Path, newest: int, limit: int | None, keep: set[int]) -> None
     protected = {newest, best_step(run_dir)}
     surplus = max(0, len(counted) - limit)
     for step in [step for step in counted if step not in protected][:surplus]:
-        shutil.rmtree(folder(run_dir, step))
+        path = folder(run_dir, step)
+        if path.is_symlink():  # somebody keeps it elsewhere
+            path.unlink()
+        else:
+            shutil.rmtree(path)
 
 
 def best_step(run_dir: Path) -> int | None:
-    """The step that `run_dir/best` points to; None without a link."""
+    """The step that `run_dir/best` points to; None without a link to a checkpoint."""
     link = run_dir / "best"
-    return int(link.readlink().name.removeprefix("checkpoint-")) if link.is_symlink() else None
+    match = re.fullmatch(r"checkpoint-(\d+)", link.readlink().name) if link.is_symlink() else None
+    return int(match[1]) if match else None
 
 
 def link_best(run_dir: Path, step: int) -> None:

@@ -50,9 +50,10 @@ def export(view: View, identity: dict[str, Any], config: ExportConfig) -> Path:
         raise UserError("train, validation and test are all 0: there is nothing to write")
     has_text = view.text is not None
     plan = {**identity, "format": config.format, "sizes": config.sizes, "rows_per_file": config.rows_per_file}
-    done = begin(folder, plan)
+    has_card = begin(folder, plan)
     files = list(_files(config))
     left = [file for file in files if not (folder / file[0]).exists()]
+    done = has_card and not left  # somebody may have deleted a file of a complete one
     if not done:
         with lock(folder), tqdm(total=sum(stop - start for _, _, start, stop in left), unit="row", disable=None) as bar:
             for name, split, start, stop in left:
@@ -65,10 +66,10 @@ def export(view: View, identity: dict[str, Any], config: ExportConfig) -> Path:
 
 
 def begin(folder: Path, plan: dict[str, Any]) -> bool:
-    """Makes the folder, or finds it as the same export left it; whether that was complete. Raises UserError."""
+    """Makes the folder, or finds it as the same export left it; whether that got to the card. Raises UserError."""
     try:
         if (folder / PLAN).exists():
-            found = json.loads((folder / PLAN).read_text())
+            found = _read_plan(folder)
             different = [key for key in {**found, **plan} if found.get(key) != json.loads(json.dumps(plan)).get(key)]
             if different:
                 key = different[0]
@@ -79,9 +80,19 @@ def begin(folder: Path, plan: dict[str, Any]) -> bool:
             raise UserError(f"out: {folder} holds other files; use an empty folder or a new one")
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / PLAN, json.dumps(plan, indent=2) + "\n")
-    except (OSError, ValueError) as error:
-        raise UserError(f"out: {folder} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise UserError(f"out: {folder} cannot be written: {error.strerror or error}") from error
     return False
+
+
+def _read_plan(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / PLAN).read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"out: {folder / PLAN} does not say what was exported there; use another folder")
+    return found
 
 
 def _files(config: ExportConfig) -> Iterator[tuple[str, str, int, int]]:

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         return StopSignals.STATUS[signal.SIGINT]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if failure.exitcode == STOPPED:
+        if failure.exitcode in (STOPPED, *(-number for number in HANDED_ON)):  # by one while Python was still starting
             return STOPPED
         how = f"status {failure.exitcode}" if failure.exitcode >= 0 else signal.Signals(-failure.exitcode).name
         print(f"error: rank {rank} was the first to end, with {how}", file=sys.stderr)

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from core import optim
 from core.batch import SupervisedBatch
 from core.model import GPT, LanguageModel, loss_sum
+from core.plan import Settings
 
 
 class Peak(TorchDispatchMode):
@@ -44,8 +45,10 @@ class Peak(TorchDispatchMode):
         self.now -= size
 
 
-def peak_of_update(model: GPT, batches: Sequence[SupervisedBatch], precision: str = "fp32") -> int:
-    """Bytes of all tensors at the worst moment of an update on these micro-batches: weights, gradients, AdamW's
+def peak_of_update(
+    model: GPT, batches: Sequence[SupervisedBatch], precision: str = "fp32", optimizer: str = "adamw"
+) -> int:
+    """Bytes of all tensors at the worst moment of an update on these micro-batches: weights, gradients, the optimiser's
     moments, what is kept for the backward pass, and what passes. It takes a second and no memory, whatever the size.
 
     On top comes what passes within one operation (for a vocabulary of GPT-2's size, up to 150 MiB in the loss, on a GPU
@@ -61,19 +64,19 @@ def peak_of_update(model: GPT, batches: Sequence[SupervisedBatch], precision: st
         made = [batch.mapped(torch.zeros_like)._replace(first=0) for batch in batches[:2]]
         for tensor in [*twin.parameters(), *twin.buffers()]:
             memory.add(tensor)
-        optimizer = optim.adamw(twin, lr=0.0, weight_decay=0.0)
+        mover = optim.OPTIMIZERS[optimizer](twin, lr=0.0, weight_decay=0.0)
         for _ in range(2):  # the moments are made by the first
             for batch in made:
                 with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                     loss = loss_sum(twin, batch)
                 loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            mover.step()
+            mover.zero_grad(set_to_none=True)
     return memory.peak
 
 
 def predicted(
-    model: LanguageModel, batches: Sequence[SupervisedBatch], precision: str, ranks: int = 1, is_sharded: bool = False
+    model: LanguageModel, batches: Sequence[SupervisedBatch], settings: Settings, ranks: int = 1
 ) -> int | None:
     """As `peak_of_update`, on each of several ranks; None for a model whose course depends on its data.
 
@@ -82,10 +85,10 @@ def predicted(
     """
     if not isinstance(model, GPT):
         return None
-    peak, weights = peak_of_update(model, batches, precision), size_of(model)
+    peak, weights = peak_of_update(model, batches, settings.precision, settings.optimizer), size_of(model)
     if ranks == 1:
         return peak
-    if not is_sharded:
+    if settings.parallel == "ddp":
         return peak + weights
     block = size_of(model.blocks[0])
     around = weights - len(model.blocks) * block

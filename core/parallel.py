@@ -73,6 +73,8 @@ class Replicated(Parallel):
             model.compile_parts()
         if world.size > 1:
             ids = [world.device] if world.device.type == "cuda" else None
+            constant = [name for name, _ in model.named_buffers()]  # RoPE's, which would be sent at each update
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, constant)
             self.module = DistributedDataParallel(self.module, device_ids=ids)
 
     def accumulating(self) -> AbstractContextManager[None]:

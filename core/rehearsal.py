@@ -32,7 +32,7 @@ def rehearse(
     run = Run(model, plan, lambda model, step: [], settings, Path(), world)
     run.tracker = Tracker(Path(), 0, run.total, is_main=False)
     batches = run.make_update(0)
-    needed = memory.predicted(model, batches, settings.precision, world.size, settings.parallel == "fsdp")
+    needed = memory.predicted(model, batches, settings, world.size)
     predicted = "-" if needed is None else f"{needed / 2**20:,.1f} MiB"
     world.say(f"{'predicted for tensors':<28}{predicted}")
     before = memory_in_use(world)

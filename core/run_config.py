@@ -27,6 +27,7 @@ T = TypeVar("T", bound=Config)
 FREE: Any = {"free": True}
 LARGEST_SEED = 2**64 - 1
 MOST_SEEDS = 1000  # in a range
+MINUTES_OF_A_YEAR = 525_600
 
 
 def free(default: Any, **settings: Any) -> Any:
@@ -52,7 +53,7 @@ class RunConfig(Config, ABC):
     gradient_checkpointing: bool = free(False, description="blocks are computed twice, to keep less in memory")
     parallel: Kind = free("ddp", description="under torchrun: ddp, each rank has the whole model; fsdp, a share of it")
     timeout_minutes: float = free(
-        10.0, gt=0, le=1e6, description="how long a process waits for the others before the run ends"
+        10.0, ge=0.01, le=MINUTES_OF_A_YEAR, description="how long a process waits for the others before the run ends"
     )
     profile: bool = free(False, description="write a Chrome trace of some updates, and say what their time went into")
     num_workers: int = free(1, ge=0, description="threads that make batches ahead; 0: made when needed")

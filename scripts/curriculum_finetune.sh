@@ -67,7 +67,8 @@ while [ -n "$signalled" ]; do
     signalled= status=0
     wait "$child" || status=$?
 done
-if [ "$status" -eq 75 ]; then  # stopped by a signal, saved
-    scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_JOB_ID:+_$task}"
-fi
+case "$status" in
+    75 | 138 | 143)  # stopped by a signal, saved; or ended by USR1 or TERM itself, while Python was still starting
+        scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_JOB_ID:+_$task}" ;;
+esac
 exit "$status"

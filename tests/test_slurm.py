@@ -131,6 +131,22 @@ def test_a_task_of_an_array_that_is_stopped_goes_on_with_its_share_of_the_grid(c
     assert len(list(tmp_path.glob("grid/**/summary.json"))) == 1, "one of two runs is this task's"
 
 
+@pytest.mark.parametrize(
+    ("end", "status"), [("exit 75", 75), ("kill -USR1 $$", 138), ("kill -TERM $$", 143), ("exit 1", 1), ("exit 0", 0)]
+)
+def test_a_job_is_queued_again_if_it_was_told_to_stop_be_it_while_python_started(cluster, tmp_path, end, status):
+    script = f"source scripts/slurm/job.sh; carry_out bash -c '{end}'"
+    environment = {**cluster, "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "7"}
+    assert subprocess.run(["bash", "-c", script], env=environment, capture_output=True).returncode == status
+    assert (tmp_path / "requeued").exists() == (status > 1)
+
+
+def test_ranks_that_are_stopped_before_they_can_note_it_have_to_be_started_again(tmp_path):
+    (tmp_path / "ranks.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGUSR1)\n")
+    command = [sys.executable, "-m", "core.launch", "--standalone", "--nproc_per_node", "2", str(tmp_path / "ranks.py")]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, timeout=100).returncode == 75
+
+
 def test_a_rank_that_fails_gives_the_job_its_status(tmp_path):
     (tmp_path / "ranks.py").write_text("import os, sys\nsys.exit(3 * int(os.environ['RANK']))\n")
     command = [sys.executable, "-m", "core.launch", "--standalone", "--nproc_per_node", "2", str(tmp_path / "ranks.py")]

@@ -14,8 +14,9 @@ carry_out() {
         signalled= status=0
         wait "$child" || status=$?
     done
-    if [ "$status" -eq 75 ]; then
-        scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_JOB_ID:+_$SLURM_ARRAY_TASK_ID}"
-    fi
+    case "$status" in
+        75 | 138 | 143)  # the last two: ended by USR1 or TERM itself, while Python was still starting
+            scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_JOB_ID:+_$SLURM_ARRAY_TASK_ID}" ;;
+    esac
     exit "$status"
 }

@@ -106,10 +106,23 @@ def test_a_complete_export_is_left_as_it_is(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+def test_a_file_that_was_deleted_from_a_complete_export_is_written_again(tmp_path, capsys):
+    config = ExportConfig(out=str(tmp_path), **SIZES)
+    export_task(DEPO, 3, config)
+    before = contents(tmp_path)
+    (tmp_path / "data" / "train-00001-of-00003.parquet").unlink()
+    capsys.readouterr()
+    export_task(DEPO, 3, config)
+    assert "already complete" not in capsys.readouterr().out
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("prepare", "changes", "message"),
     [
         (lambda folder: folder.write_text("x"), [], "cannot be written"),
+        (lambda folder: (folder.mkdir(), (folder / "export.json").write_text("[]")), [], "does not say what was"),
+        (lambda folder: (folder.mkdir(), (folder / "export.json").write_bytes(b"\xff{")), [], "does not say what was"),
         (lambda folder: (folder.mkdir(), (folder / "notes").write_text("x")), [], "holds other files"),
         (
             lambda folder: cli.main(["export", "set", "--out", str(folder), "--train", "5"]),

@@ -110,10 +110,11 @@ def collectives(run: Path) -> dict[str, int]:
 def test_gradients_are_reduced_once_an_update_however_many_micro_batches_it_has(server, tmp_path, kind):
     found = []
     for examples in (16, 48):
-        keys = {"max_steps": 16, "save_every_steps": 100, "profile": True, "log_every_steps": 100}
+        keys = {"max_steps": 16, "save_every_steps": 100, "profile": True, "log_every_steps": 100, "positions": "rope"}
         run = trained(server, tmp_path / str(examples), size=2, examples=examples, parallel=kind, **keys)
         found.append(collectives(run))
     assert found[0]["gloo:all_reduce"] == found[1]["gloo:all_reduce"] > 10, found
+    assert "gloo:broadcast" not in found[1], "what every rank has"
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])

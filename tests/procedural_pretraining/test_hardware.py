@@ -46,6 +46,8 @@ def test_a_run_that_is_too_short_to_watch_ends_well(train, capsys):
         ({"compile": "max-autotune"}, "compile: 'max-autotune' is not allowed"),
         ({"parallel": "zero"}, "parallel: 'zero' is not allowed"),
         ({"timeout_minutes": "0"}, "timeout_minutes"),
+        ({"timeout_minutes": "1e-6"}, "in [0.01, 525600"),
+        ({"timeout_minutes": "1e30"}, "in [0.01, 525600"),
         ({"seeds": "0-1", "profile": True}, "seeds: profile is for one run"),
     ],
 )

@@ -153,6 +153,22 @@ def test_if_the_best_checkpoint_was_deleted_best_is_one_that_exists(train):
     assert checkpoint.damage(run / "best") is None
 
 
+def test_of_a_checkpoint_that_was_moved_elsewhere_the_limit_takes_the_link(train, tmp_path):
+    run = train("run", max_steps=10)
+    (run / "checkpoint-5").rename(tmp_path / "elsewhere")
+    (run / "checkpoint-5").symlink_to(tmp_path / "elsewhere")
+    train("run", max_steps=20, resume=True, save_total_limit=1)
+    assert not (run / "checkpoint-5").is_symlink()
+    assert checkpoint.damage(tmp_path / "elsewhere") is None
+
+
+def test_a_link_best_to_something_else_is_no_best_checkpoint(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best").symlink_to(tmp_path / "other")
+    run = train("run", save_steps="[1]", save_total_limit=1)  # the first is saved without a measurement
+    assert (run / "best").resolve().parent == run
+
+
 # --- Damage
 CHECKPOINT_FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "trainer_state.json", "manifest.json"]
 
