@@ -416,22 +416,9 @@ SLURM = """#!/usr/bin/env bash
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 #SBATCH --output={root}/slurm_%A_%a.log
-set -euo pipefail
-cd "${{SLURM_SUBMIT_DIR:-.}}"
-[ -f .venv/bin/activate ] && source .venv/bin/activate
-python -m downstream.cli grid --config {root}/grid.yaml --slurm false --shard "${{SLURM_ARRAY_TASK_ID:-0}}/{shards}" &
-child=$!
-trap 'kill -USR1 "$child"' USR1 TERM  # SLURM signals this script (B:)
-while true; do
-    status=0
-    wait "$child" || status=$?
-    (( status > 128 )) && kill -0 "$child" 2>/dev/null && continue  # a signal ended `wait` early
-    break
-done
-if (( status == 75 )) && [ -n "${{SLURM_JOB_ID:-}}" ]; then
-    scontrol requeue "${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}_${{SLURM_ARRAY_TASK_ID:-0}}"
-fi
-exit "$status"
+source "${{SLURM_SUBMIT_DIR:-.}}/scripts/slurm/job.sh"
+shard="${{SLURM_ARRAY_TASK_ID:-0}}/{shards}"
+carry_out python -m downstream.cli grid --config {root}/grid.yaml --slurm false --shard "$shard"
 """
 
 

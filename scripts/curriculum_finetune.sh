@@ -18,9 +18,7 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 #SBATCH --output=%x_%A_%a.log
-set -euo pipefail
-cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
-[ -f .venv/bin/activate ] && source .venv/bin/activate
+source "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}/scripts/slurm/job.sh"
 
 if (( $# > 1 )) || [ "${1:---print}" != --print ]; then
     echo "error: $*: only --print is known here; keys stand in the file that CONFIG names" >&2
@@ -58,17 +56,4 @@ fi
 mkdir -p "$results"
 python prng/curriculum_lowmem.py --config "$config" "${overrides[@]}" --print_config > "$yaml"
 
-"${command[@]}" &
-child=$!
-# SLURM signals this script (B:), srun hands the signal on to every process of the run. A signal ends `wait` early.
-trap 'signalled=yes; kill -USR1 "$child"' USR1 TERM
-signalled=yes
-while [ -n "$signalled" ]; do
-    signalled= status=0
-    wait "$child" || status=$?
-done
-case "$status" in
-    75 | 138 | 143)  # stopped by a signal, saved; or ended by USR1 or TERM itself, while Python was still starting
-        scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_JOB_ID:+_$task}" ;;
-esac
-exit "$status"
+carry_out "${command[@]}"  # srun hands a signal on to every process of the run

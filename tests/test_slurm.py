@@ -22,7 +22,8 @@ script="$1"; shift
 value() { sed -n "s/^#SBATCH --$1=//p" "$script"; }
 export SLURM_SUBMIT_DIR="$PWD" SLURM_JOB_ID=7 SLURM_JOB_NUM_NODES="$(value nodes)" SLURM_JOB_NODELIST="node[1-2]"
 if [ -n "$(value array)" ]; then
-    export SLURM_ARRAY_JOB_ID=5 SLURM_ARRAY_TASK_ID=1 SLURM_ARRAY_TASK_COUNT=2
+    export SLURM_ARRAY_JOB_ID=5 SLURM_ARRAY_TASK_ID=6 SLURM_ARRAY_TASK_COUNT=2  # as of --array=4-7:2
+    export SLURM_ARRAY_TASK_MIN=4 SLURM_ARRAY_TASK_STEP=2
 fi
 cp "$script" "$SPOOL/slurm_script"
 cd "$SPOOL"
@@ -87,7 +88,7 @@ def stopped_and_submitted_again(cluster, tmp_path, script: str, words: list[str]
     first.send_signal(signal.SIGUSR1)  # to the script alone, as with B:
     said, error = first.communicate(timeout=100)
     assert first.returncode == 75, error[-3000:]
-    number = "5_1" if script.startswith("array") else "7"
+    number = "5_6" if script.startswith("array") else "7"
     assert (tmp_path / "requeued").read_text() == f"requeue {number}\n"
     second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
     assert second.returncode == 0, second.stderr[-3000:]
