@@ -393,6 +393,7 @@ def test_a_grid_that_was_moved_is_reported_on(ended, tmp_path):
     assert len(grid_report.report(grid_report.ReportConfig(grid=str(moved)))) == 4
 
 
+@pytest.mark.slow
 def test_cells_may_be_language_models(tmp_path, archive):
     math_keys = {"verb": "math", "data": str(archive), "prepared_dir": str(tmp_path / "prepared"), "passes": None}
     math_keys |= {"gpt2_size": "1_2_16", "seq_length": 32, "batch_size": 2, "max_steps": 2, "device": "cpu"}

@@ -149,6 +149,7 @@ def test_other_problems_than_before_are_refused_on_resume(train, archive, tmp_pa
 # The documented command and keys
 
 
+@pytest.mark.slow
 def test_the_documented_script_runs_from_anywhere(tmp_path, archive, pretrained):
     command = [sys.executable, str(ROOT / "downstream/semantic/deepmind_math.py")]
     command += ["--config", str(CONFIGS / "deepmind_math.yaml"), "--pretrained_model", str(pretrained())]
