@@ -3,6 +3,7 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 export OMP_NUM_THREADS=1  # each worker has one core; more threads would only wait for each other
+unset PYTHONDONTWRITEBYTECODE  # else each of the hundreds of processes that tests start compiles the repository anew
 if [ $# -gt 0 ]; then
     exec python -m pytest "$@"
 fi
