@@ -87,7 +87,6 @@ FLAGS = [
     ({"save_total_limit": 0}, ["--save_total_limit: 0 "]),
     ({"save_steps": "[0]"}, ["--save_steps: [0] "]),
     ({"patience": -1}, ["--patience: -1 "]),
-    ({"timeout_minutes": 1e30}, ["--timeout_minutes: 10000000", "in (0, 1000000.0]"]),
     ({"seeds": "0-1", "dropout": 0.1}, ["seeds: ", "set dropout to 0"]),
     ({"seeds": "0-1", "profile": "true"}, ["seeds: ", "profile is for one run"]),
     ({"seeds": "0-1", "compile": "reduce-overhead"}, ["seeds: compile: reduce-overhead", "for one run"]),
