@@ -297,6 +297,7 @@ def test_the_coda_runs_once_unless_every_loop_counts(monkeypatch):
 # --- Speed and precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{}, {"act": Act(enabled=True, halting="token"), "inject_input_each_step": True}], ids=str
 )
