@@ -135,6 +135,7 @@ def test_the_documented_mask_trains_on_other_positions_and_is_scored_the_same_wa
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow
 def test_a_model_learns_to_add(train):
     folder = train(
         task="forwardaddition_1", max_steps=400, batch_size=64, learning_rate=0.01, n_embd=32, eval_steps=200
@@ -173,6 +174,7 @@ def test_killed_at_random_moments_it_ends_bit_identical(train, pretrained, tmp_p
 # The commands and keys of the documentation
 
 
+@pytest.mark.slow
 def test_the_script_takes_its_configuration_as_a_word(tmp_path, pretrained):
     """From another folder, as a script, with the documented spelling of flags."""
     command = [sys.executable, str(ROOT / "downstream/algorithmic_tasks/experiment_stream.py")]

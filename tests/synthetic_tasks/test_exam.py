@@ -207,6 +207,7 @@ class SaysHe(Recites):
         return x
 
 
+@pytest.mark.slow
 def test_the_people_asked_about_are_any_and_not_every_other_one():
     task = CapoTask(num_people=800)
     sheet = exam.Sheet(seed=0, split="test", examples=200, batch_size=50)
