@@ -142,6 +142,7 @@ def test_queries_that_nobody_asks_for_change_nothing(positions, rows):
         torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_leaves_out_queries_as_well():
     torch._dynamo.reset()
     model, x, positions = small(), ids(2, 12), torch.tensor([7, 9, 11, 20, 23])
