@@ -40,7 +40,7 @@ def test_what_is_no_number_stays_none():
     assert not x.grad[0].isfinite()
 
 
-def test_it_is_used_where_it_is_faster(monkeypatch):
+def test_it_is_used_on_one_thread_of_a_cpu_in_float32(monkeypatch):
     calls = []
     monkeypatch.setattr("core.gelu.Gelu.apply", lambda x: calls.append(x) or x)
     x = torch.ones(4)
