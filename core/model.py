@@ -144,7 +144,7 @@ class Attention(nn.Module):
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU, by tanh. Ours is for one thread of a CPU; PyTorch's divides the work among several, or gives it to a GPU."""
+    """GELU, by tanh. Ours is for one thread of a CPU; PyTorch's divides work among several, or gives it to a GPU."""
     is_plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32
     if is_plain and torch.get_num_threads() == 1 and not torch.compiler.is_compiling():
         from core.gelu import Gelu  # with numba, half a second that many commands can spare
