@@ -55,6 +55,7 @@ def test_operations_are_counted_by_the_formula(prepared):
     assert ablation.flops_of(model, parts) == sum(p.tokens * (6 * weights + 6 * L * C * p.length) for p in parts)
 
 
+@pytest.mark.pictures
 def test_the_command_trains_all_arms_once_and_says_what_came_out(prepared, capsys):
     command = ["ablate", "--type", prepared, "--seeds", "0,1", "--save_dir", "runs"]
     assert cli.main(command) == 0

@@ -63,6 +63,7 @@ def test_every_evaluation_measures_every_stage_the_last_one_first(curriculum):
     assert rows[-1]["loss"] < rows[2]["loss"] - 0.5
 
 
+@pytest.mark.pictures
 def test_a_stage_has_one_colour_in_all_panels_of_the_curves(curriculum, monkeypatch):
     figures = []
     monkeypatch.setattr("matplotlib.pyplot.close", figures.append)
@@ -100,10 +101,8 @@ def test_the_model_is_built_for_the_longest_stage_with_rotary_positions(curricul
 MASKED = {"document_mask": True, "lr_schedule": "continuous"}
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [{"optimizer": "muon"}, pytest.param({}, marks=pytest.mark.slow), pytest.param(MASKED, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [{"optimizer": "muon"}, {}, MASKED])
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(curriculum, keys):
     """Kills come within milliseconds after random updates and in saves; some fall on each transition (below)."""
     file = curriculum(training=keys)

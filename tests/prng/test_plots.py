@@ -44,6 +44,7 @@ def test_principal_components_find_the_directions_of_a_known_cloud():
     assert share[0] > 0.9
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize(("tokens", "channels"), [(2, 8), (8, 2), (8, 1)])  # bits as digits; a narrow model
 def test_an_embedding_of_fewer_directions_than_are_drawn_has_a_picture(tmp_path, tokens, channels):
     rows = np.random.default_rng(0).normal(size=(tokens, channels))
@@ -54,6 +55,7 @@ def test_an_embedding_of_fewer_directions_than_are_drawn_has_a_picture(tmp_path,
     assert draw_embedding(rows, tmp_path / "e.png", "t").exists()
 
 
+@pytest.mark.pictures
 def test_pictures_are_written(tmp_path):
     rows = np.random.default_rng(0).normal(size=(16, 8))
     points = {"LCG": [(256, 12), (1024, 24)], "XSLRR": [(256, 40)]}

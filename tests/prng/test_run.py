@@ -375,6 +375,7 @@ def test_the_weights_alone_are_measured_and_trained_on_like_the_last_checkpoint(
     assert one == other
 
 
+@pytest.mark.pictures
 def test_plots_are_drawn_from_any_checkpoint(train, capsys):
     runs = [train(f"run{n}", "--m", f"2**{n}", "--num_steps", "20", *SMALLER) for n in (6, 8)]
     words = [str(r) for r in runs]

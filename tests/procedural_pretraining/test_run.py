@@ -267,6 +267,7 @@ def test_lines_that_a_power_cut_spoiled_do_not_keep_a_run_from_going_on(train, s
     assert metrics(run)[: len(rows)] == rows
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize(
     "changes",
     [
@@ -282,6 +283,7 @@ def test_curves_are_drawn(train, changes):
     assert picture[..., :3].std() > 0.02, "an empty page"
 
 
+@pytest.mark.pictures
 def test_curves_are_drawn_for_a_folder_whose_name_looks_like_a_formula(train):
     assert (train("a $x^$ run") / "plots" / "curves.png").exists()
 

@@ -221,6 +221,7 @@ def olmo3(tmp_path_factory) -> Path:
     return folder / "plain"
 
 
+@pytest.mark.pictures
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
