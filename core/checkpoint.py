@@ -28,6 +28,19 @@ def folder(run_dir: Path, step: int) -> Path:
     return run_dir / f"checkpoint-{step}"
 
 
+def missing(path: Path) -> str | None:
+    """Why `path` is not the folder of a model at all, with the one that may be meant; None if it is, intact or not."""
+    if (path / "config.json").exists() or (path / MANIFEST).exists():
+        return None
+    if steps := list_steps(path):
+        return f"{path} is a run's folder, take one of its checkpoints, such as {folder(path, steps[-1])}"
+    if not path.exists():
+        steps = list_steps(path.parent)
+        return f"{path} does not exist" + (f"; the newest there is {folder(path.parent, steps[-1])}" if steps else "")
+    what = "is a file" if path.is_file() else "holds no config.json"
+    return f"{path} {what}; it takes a folder with config.json and model.safetensors"
+
+
 def save(
     run_dir: Path,
     step: int,

@@ -33,9 +33,7 @@ def read(path: Path) -> Donor:
     `state_dict`, as `torch.save` or safetensors writes them. Names may carry the prefixes that `torch.compile` and
     DistributedDataParallel add. Raises UnreadableModel, in one line, for anything else.
     """
-    if not path.exists():
-        raise UnreadableModel(f"{path} does not exist")
-    model = _of_folder(path) if path.is_dir() else _of_file(path)
+    model = _of_file(path) if path.is_file() else _of_folder(path)
     spoiled = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
     if spoiled:
         raise UnreadableModel(f"{path}: {spoiled[0]} holds values that are not finite; the run behind it diverged")
@@ -43,14 +41,8 @@ def read(path: Path) -> Donor:
 
 
 def _of_folder(path: Path) -> GPT:
-    if not (path / "config.json").exists():
-        steps = checkpoint.list_steps(path)
-        hint = (
-            f"; it is a run's folder, take one of its checkpoints, such as {path}/checkpoint-{steps[-1]}"
-            if steps
-            else ""
-        )
-        raise UnreadableModel(f"{path} holds no config.json{hint}")
+    if problem := checkpoint.missing(path):
+        raise UnreadableModel(problem)
     problem = checkpoint.damage(path) if (path / checkpoint.MANIFEST).exists() else None
     if problem:
         raise UnreadableModel(f"{path} is damaged: {problem}")

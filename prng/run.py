@@ -128,9 +128,8 @@ def build_plan(config: PrngConfig, chosen: Sequence[Parameters], world: World) -
 
 def load_pretrained(config: PrngConfig, model: GPT, folder: Path) -> None:
     """Starts the model from a checkpoint folder. Raises UserError for anything that cannot be loaded as it is meant."""
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise UserError(f"pretrained_path: {folder} {what}; it takes a folder with config.json and model.safetensors")
+    if problem := checkpoint.missing(folder):
+        raise UserError(f"pretrained_path: {problem}")
     check_meaning(config, folder)
     try:
         rows = hf.load_grown(model, folder)
@@ -296,8 +295,10 @@ def checkpoint_of(run_dir: Path, which: str) -> Path:
     steps = checkpoint.list_steps(run_dir)
     which = str(steps[-1]) if which == "last" and steps else which.removeprefix("checkpoint-")
     folder = run_dir / (f"checkpoint-{which}" if which.isdigit() else which)
+    if (run_dir / "config.json").exists():
+        raise UserError(f"runs: {run_dir} is a checkpoint; give its run's folder, and its step as checkpoint")
+    if not folder.is_dir() and not steps:
+        raise UserError(f"runs: {run_dir} {'holds no checkpoint' if run_dir.exists() else 'does not exist'}")
     if not folder.is_dir():
-        raise UserError(
-            f"{folder} does not exist; {run_dir} holds checkpoints of steps: {', '.join(map(str, steps)) or 'none'}"
-        )
+        raise UserError(f"{folder} does not exist; {run_dir} holds checkpoints of steps: {', '.join(map(str, steps))}")
     return folder

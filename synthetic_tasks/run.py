@@ -128,6 +128,8 @@ def check_hops(task: ExampleTask, hops: Sequence[int]) -> None:
 
 def load(folder: Path) -> LanguageModel:
     """The model of a checkpoint. Raises UserError."""
+    if problem := checkpoint.missing(folder):
+        raise UserError(f"checkpoint: {problem}")
     try:
         config = json.loads((folder / "config.json").read_text())
         return RecurrentOLMo3.from_pretrained(folder) if "recurrent" in config else hf.load(folder)

@@ -174,9 +174,9 @@ def test_what_is_no_run_is_refused(tmp_path, capsys):
     assert cli.main(["plot"]) == 2
     assert cli.main(["plot", str(tmp_path)]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert "is no checkpoint of a run" in lines[0]
+    assert "holds no config.json" in lines[0]
     assert "runs: is missing" in lines[1]
-    assert "last does not exist" in lines[2]
+    assert lines[2] == f"error: runs: {tmp_path} holds no checkpoint"
 
 
 def test_help_explains_every_key(capsys):

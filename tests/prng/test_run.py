@@ -309,7 +309,8 @@ def test_fine_tuning_starts_from_the_trained_weights_with_a_larger_vocabulary(tr
     [
         ({"pretrained_path": "{old}/nothing"}, "does not exist"),
         ({"pretrained_path": "{old}/config.yaml"}, "is a file"),
-        ({"pretrained_path": "{old}"}, "holds no readable model"),
+        ({"pretrained_path": "{old}"}, "is a run's folder, take one of its checkpoints, such as"),
+        ({"pretrained_path": "{old}", "pretrain_m": "256"}, "is a run's folder, take one of its checkpoints, such as"),
         ({"pretrain_m": "512"}, "was trained on moduli up to 256"),
         ({"n_embd": "32"}, "n_embd is 16, not 32"),
         ({"no_rope": "true"}, "positions is rope, not learned"),
@@ -384,6 +385,8 @@ def test_plots_are_drawn_from_any_checkpoint(train, capsys):
     assert (runs[1] / "plots" / "positions_checkpoint-20.png").stat().st_size > 10_000
     assert cli.main(["plot", words[0], "--checkpoint", "21", "--device", "cpu"]) == 2
     assert "holds checkpoints of steps: 20" in capsys.readouterr().err
+    assert cli.main(["plot", f"{words[0]}/checkpoint-20", "--device", "cpu"]) == 2
+    assert "is a checkpoint; give its run's folder" in capsys.readouterr().err
 
 
 def test_many_generators_are_all_drawn_and_told_apart(train, monkeypatch):

@@ -171,7 +171,7 @@ def test_a_wrong_file_is_refused_by_name(refused, tmp_path, text, words):
         (["--config", "{tmp}/nul"], ["nul: special characters"]),
         (flags(save_dir="{tmp}/run", use_curriculum=True, seq_length=1, vocab_size=2), ["too few distinct prompts"]),
         (["evaluate"], ["checkpoint: is missing"]),
-        (["evaluate", "--checkpoint", "{tmp}/none"], ["{tmp}/none", "is no checkpoint"]),
+        (["evaluate", "--checkpoint", "{tmp}/none"], ["{tmp}/none does not exist"]),
         (["evaluate", "--checkpoint", "{tmp}/none", "--split", "dev"], ["--split: 'dev' ", "train, validation, test"]),
         (["evaluate", "--dry_run", "--checkpoint", "{tmp}/none"], ["--dry_run: evaluate cannot be rehearsed"]),
     ],

@@ -313,6 +313,15 @@ def test_evaluate_measures_what_the_run_measured(train, capsys):
     assert "eval_lengths: 30 needs 61 positions" in capsys.readouterr().err
 
 
+def test_a_path_beside_the_checkpoints_is_answered_with_one_of_them(train, capsys):
+    run = train()
+    for path, problem in ((run, "is a run's folder"), (run / "checkpoint-2500", "does not exist")):
+        assert cli.main(["evaluate", "--checkpoint", str(path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()[-1:]
+        assert line.startswith(f"error: checkpoint: {path} {problem}")
+        assert line.endswith(f"{run}/checkpoint-20")
+
+
 def test_evaluate_measures_rotary_positions_beyond_those_trained_on(train, capsys):
     longer, run = train("longer", positions="rope", eval_lengths="30"), train(positions="rope")
     expected = [row for row in metrics(longer) if row["split"] == "validation"][-1]
