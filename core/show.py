@@ -7,7 +7,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 from pydantic import Field
@@ -18,6 +18,7 @@ from core.errors import UserError
 from core.source import TaskSource
 from core.split import SHARES
 from core.task import Task
+from core.tokenizer import GPT2_REPOSITORIES, gpt2
 
 DIM, GREEN, RESET = "\x1b[2m", "\x1b[92m", "\x1b[0m"
 UNCOLOURED_WIDTH = 100  # columns where there is no terminal
@@ -135,22 +136,28 @@ def lines_of(
 
 
 def names_of(tokenizer: str) -> Callable[[int], str]:
-    """How a tokenizer of transformers, in a folder or on the hub, writes its ids. Raises UserError."""
+    """How GPT-2's, or a tokenizer of transformers in a folder or on the hub, writes its ids. Raises UserError."""
+    piece = gpt2().piece if tokenizer in GPT2_REPOSITORIES else _pieces(tokenizer)
+
+    def name(token: int) -> str:
+        written = piece(token)
+        return f"<{token}>" if written is None else written.encode("unicode_escape").decode() or "<empty>"
+
+    return name
+
+
+def _pieces(tokenizer: str) -> Callable[[int], str | None]:
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(tokenizer)
+        loaded: Any = AutoTokenizer.from_pretrained(tokenizer)
     except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"tokenizer_name_or_path: {tokenizer!r} holds no tokenizer that can be had: {reason}"
         ) from error
 
-    def name(token: int) -> str:
-        piece = loaded.convert_ids_to_tokens(token) if token < len(loaded) else None
-        return f"<{token}>" if piece is None else str(piece).encode("unicode_escape").decode() or "<empty>"
-
-    return name
+    return lambda token: loaded.convert_ids_to_tokens(token) if token < len(loaded) else None
 
 
 # --- In numbers

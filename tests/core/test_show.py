@@ -132,6 +132,12 @@ def test_a_tokenizer_writes_the_ids_that_it_has(tmp_path):
         names_of("/no/such/folder")
 
 
+def test_gpt2_needs_no_hub(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    name = names_of("gpt2")
+    assert [name(t) for t in (0, 995, 50256, 50257)] == ["!", "\\u0120world", "<|endoftext|>", "<50257>"]
+
+
 @pytest.mark.parametrize(
     ("cli", "words"),
     [
