@@ -280,6 +280,12 @@ def test_measured_rows_are_others_each_time_or_stay_as_is_asked(tmp_path, monkey
     assert seeds == [10042, 12042, 14042, 10042, 10042, 10042]
 
 
+def test_a_curve_that_was_begun_is_answered_with_the_words_that_go_on_with_it(tmp_path, capsys):
+    (tmp_path / "checkpoint-4").mkdir()
+    assert cli.main(["curve", *CURVE, *TINY, "eval.hops=[1]", f"output_dir={tmp_path}"]) == 2
+    assert "already holds a run (checkpoint-4); go on with train.resume=true, or" in capsys.readouterr().err
+
+
 def test_few_examples_come_again_and_again():
     from synthetic_tasks._curve import Examples
     from synthetic_tasks.depo import DepoTask
