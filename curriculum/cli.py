@@ -49,7 +49,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def with_file_of_type(words: list[str]) -> list[str]:
-    """`--type FILE` names the file that the keys come from, too."""
+    """`--type FILE` names the file that the keys come from, too; what `generate` takes is no key of such a file."""
+    if words[:1] == ["generate"]:
+        return words
     spelt = [part for word in words for part in (word.split("=", 1) if word.startswith("--type=") else [word])]
     place = spelt.index("--type") + 1 if "--type" in spelt else len(spelt)
     if place < len(spelt) and spelt[place] not in TYPES and spelt[place].endswith((".yaml", ".yml", ".json")):

@@ -206,5 +206,8 @@ def newest(config: GenerateConfig) -> Path:
     run_dir = home(config.save_dir)
     step = checkpoint.newest_intact(run_dir, say=print)
     if step is None:
-        raise UserError(f"save_dir: {run_dir} has no checkpoint; train with: python -m curriculum.cli start")
+        raise UserError(
+            f"save_dir: {run_dir} has no checkpoint; give the save_dir of your run, or a checkpoint. "
+            "Train with: python -m curriculum.cli start"
+        )
     return checkpoint.folder(run_dir, step)

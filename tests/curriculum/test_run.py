@@ -371,7 +371,8 @@ def test_bad_input_is_a_line_and_status_2_before_any_training(curriculum, capsys
         (["start", "--type", "simple", "--lr", "-1"], "--lr: -1 is not allowed"),
         (["initialize", "pretraining"], "'pretraining': expected --key value"),
         (["generate"], "prompt: is missing"),
-        (["generate", "x"], "runs/curriculum has no checkpoint"),
+        (["generate", "x"], "runs/curriculum has no checkpoint; give the save_dir of your run"),
+        (["generate", "x", "--type", "missing.yaml"], "--type: no such key"),
         (["begin"], "no such verb; there are initialize, start, resume"),
     ],
 )
