@@ -177,7 +177,8 @@ class HubDataset(Documents):
 
             return str(HfApi().dataset_info(self.dataset, revision=self.revision).sha)
         except Exception as error:  # no network, no such data set, no access: each has a type of its own
-            raise UserError(f"{self.dataset}: {_first_line(error)}") from error
+            reason = f"is no folder, and the hub gave no such data set: {_first_line(error)}"
+            raise UserError(f"{self.dataset}: {reason}") from error
 
     def documents(self, start: int = 0) -> Iterator[Document]:
         try:

@@ -471,7 +471,8 @@ def offline(monkeypatch):
 
 def test_the_hub_out_of_reach_is_said_in_one_line(tmp_path, capsys, offline):
     assert cli.main(["c4", *words(**SMALL, prepared_dir=tmp_path / "p", save_dir=tmp_path / "r")]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "error: allenai/c4: no route to the hub"
+    said = "error: allenai/c4: is no folder, and the hub gave no such data set: no route to the hub"
+    assert capsys.readouterr().err.splitlines()[-1] == said
 
 
 def test_a_tokenizer_that_the_hub_does_not_give_is_never_replaced(tmp_path, packages, capsys, offline):
