@@ -5,7 +5,7 @@ python -m synthetic_tasks.cli inspect mano --stats --duplicates [dataset.config.
 python -m synthetic_tasks.cli export depo --out data/depo [--N 75 --train 100000 --format jsonl ...]
 python -m synthetic_tasks.cli train --task mano --save_dir runs/mano [--L 2 --value_mod 7 --key value ...]
 python -m synthetic_tasks.cli train_minimal [--key value ...]
-python -m synthetic_tasks.cli evaluate --checkpoint runs/mano/checkpoint-2000
+python -m synthetic_tasks.cli evaluate --checkpoint runs/mano/best
 python -m synthetic_tasks.cli curve [model=recurrent_olmo3 train.max_steps=400 'eval.hops=[1,2,4]' ...] [--multirun]
 
 `inspect` and `curve` take Hydra's overrides of the files in synthetic_tasks/conf/. With --multirun (-m), values that
