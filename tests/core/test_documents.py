@@ -158,5 +158,7 @@ def test_a_hub_that_cannot_be_reached_is_a_line(monkeypatch):
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", fail)
-    with pytest.raises(UserError, match=r"^someone/stories: is no folder, and the hub gave no such data set: no route$"):
+    with pytest.raises(
+        UserError, match=r"^someone/stories: is no folder, and the hub gave no such data set: no route$"
+    ):
         list(HubDataset("someone/stories").documents())
