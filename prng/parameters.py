@@ -76,11 +76,6 @@ def _split(
     return parts
 
 
-def has_full_period(m: int, a: int, c: int) -> bool:
-    """The theorem."""
-    return (a - 1) % multiplier_step(m) == 0 and math.gcd(c, m) == 1
-
-
 def multiplier_step(m: int) -> int:
     """The r for which exactly a = 1, 1 + r, 1 + 2 r, ... satisfy the theorem: all primes of m, and 4 if it divides m.
 
