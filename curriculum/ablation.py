@@ -107,7 +107,7 @@ def prepare(config: AblationConfig, world: World, arm: str, budget: str, data: F
     parts = arm_parts(config, arm, budget, data, model, world)
     plan = arm_plan(config, arm, parts, world)
     evaluate = Validation(config, data, chosen, world)
-    settings = config.settings(world.device, pad_token=None)
+    settings = config.settings(world.device)
     defined = identity(config, arm, budget, data, world)
     definition = Definition(config.model_dump(), defined)
 

@@ -1,6 +1,6 @@
 """The keys of the verbs that need a model: training, generation, and the comparison with other orders."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import Field, field_validator
@@ -79,8 +79,7 @@ class TrainingConfig(SavedRunConfig, DataConfig):
         )
 
     def identity(self, world_size: int) -> dict[str, Any]:
-        left_out = (*FREE_OF_DATA, "resume")
-        identity = {key: value for key, value in super().identity(world_size).items() if key not in left_out}
+        identity = {key: value for key, value in super().identity(world_size).items() if key not in FREE_OF_DATA}
         windows = self.batch_size * self.gradient_accumulation_steps * world_size
         return {**identity, "windows_per_update": windows}
 
@@ -98,7 +97,8 @@ class TrainingConfig(SavedRunConfig, DataConfig):
         )
 
 
-ARMS = ("curriculum", "reversed", "shuffled", "fixed_block", "mixture")
+Arm = Literal["curriculum", "reversed", "shuffled", "fixed_block", "mixture"]
+ARMS = get_args(Arm)
 
 
 class AblationConfig(TrainingConfig):
@@ -108,9 +108,7 @@ class AblationConfig(TrainingConfig):
     seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] | None = free(
         [0, 1, 2], description="each arm is trained with each: 0-9, or 0,3,7-9"
     )
-    arms: list[Literal["curriculum", "reversed", "shuffled", "fixed_block", "mixture"]] = free(
-        list(ARMS), min_length=1, description="what is compared"
-    )
+    arms: list[Arm] = free(list(ARMS), min_length=1, description="what is compared")
     budgets: list[Literal["tokens", "flops"]] = free(
         ["tokens", "flops"], min_length=1, description="what the arms have the same of: tokens, and operations"
     )

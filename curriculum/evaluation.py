@@ -24,8 +24,6 @@ class Validation:
         held_out = [config.held_out] if config.held_out else []
         texts: list[Text] = [last, *earlier, *held_out]
         self._measures = [(text, files[text.name]["val"], self._evaluation(text, files)) for text in texts]
-        for prompt in config.sample_prompts:
-            tokenizer.encode([prompt])
 
     def _evaluation(self, text: Text, files: Files) -> Evaluation:
         config, world, block = self._config, self._world, text.block_size

@@ -123,7 +123,7 @@ def rehearse(config: TrainingConfig) -> None:
     check_device(config.device)
     chosen = tokenizer.load(config.tokenizer)
     files = open_files(config, chosen)
-    with join(config.device) as world:
+    with config.join() as world:
         parts = parts_of(config, files, world.size)
         world.say(describe(parts))
         model = GPT(config.shape(chosen.num_tokens), seed=config.seed)
