@@ -109,7 +109,7 @@ def _write(view: View, path: Path, kind: str, split: str, start: int, stop: int,
     """A file, complete or not there at all."""
     partial = partial_of(path)
     partial.parent.mkdir(exist_ok=True)
-    batches = ((view.batch(split, at, min(at + AT_ONCE, stop))) for at in range(start, stop, AT_ONCE))
+    batches = (view.batch(split, at, min(at + AT_ONCE, stop)) for at in range(start, stop, AT_ONCE))
     if kind == "parquet":
         _write_parquet(view, partial, batches, bar)
     else:

@@ -27,6 +27,7 @@ from synthetic_tasks.mano import ManoTask
 
 Row = dict[str, Any]
 LABELS = ("split", "hop", "length", "prefix", "templates", "field", "questions")
+PREFIXES = (0, 50)  # tokens of a string of Lano that are given
 
 
 @dataclass(frozen=True)
@@ -222,14 +223,14 @@ def _knowledge(task: CapoTask, model: LanguageModel, sheet: Sheet) -> list[Row]:
 # --- Lano
 
 
-def parses(task: LanoTask, model: LanguageModel, sheet: Sheet, prefixes: Sequence[int] = (0, 50)) -> list[Row]:
-    """A row for each of `prefixes`, tokens of a string that the model is given: `parse`, the share of its completions,
+def parses(task: LanoTask, model: LanguageModel, sheet: Sheet) -> list[Row]:
+    """A row for each of PREFIXES, tokens of a string that the model is given: `parse`, the share of its completions,
     drawn at temperature 1, that the grammar can make."""
     if not (task.bos and task.eos):
         return []  # nothing to begin with, or never an end
     strings = [task.string(row["input_ids"]) for row in task.examples(sheet.batch(task))]
     rows = []
-    for length in prefixes:
+    for length in PREFIXES:
         generator = torch.Generator().manual_seed(sheet.seed)
         prompts = [[0, *string[:length]] for string in strings if len(string) > length]
         valid = 0
