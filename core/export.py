@@ -1,6 +1,5 @@
 """Examples as files that `datasets.load_dataset` reads: Parquet or JSON lines, with a card that says what they are."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from core.batch import Batch
 from core.config import Config, home
 from core.errors import UserError
-from core.files import flush, lock, partial_of, write_whole
+from core.files import flush, lock, partial_of, sha256_of, write_whole
 from core.show import View
 
 PLAN = "export.json"  # what is being written; there before the first row
@@ -156,7 +155,7 @@ def card(folder: Path, plan: dict[str, Any], files: list[str], has_text: bool) -
     splits = "\n".join(
         f"      - split: {split}\n        path: data/{split}-*.{plan['format']}" for split in plan["sizes"]
     )
-    hashes = "\n".join(f"| {name} | {hashlib.sha256((folder / name).read_bytes()).hexdigest()} |" for name in files)
+    hashes = "\n".join(f"| {name} | {sha256_of(folder / name)} |" for name in files)
     text = "- `text`: the example as text.\n" if has_text else ""
     made = json.dumps({key: value for key, value in plan.items() if key not in ("sizes", "rows_per_file")}, indent=2)
     sizes = ", ".join(f"{size:,} {split}" for split, size in plan["sizes"].items())

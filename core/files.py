@@ -1,6 +1,7 @@
-"""Files that are whole or not there, and whose failures are the system's own words."""
+"""Files that are whole or not there, whose failures are the system's own words, and what proves them intact."""
 
 import fcntl
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -53,6 +54,12 @@ def write_tensors(tensors: "dict[str, Tensor]", path: Path, metadata: dict[str, 
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:

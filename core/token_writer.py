@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from core.digests import Digests
 from core.documents import Document, Documents
-from core.files import flush, partial_of, write_whole
-from core.token_files import DOCUMENT, FORMAT, PARTS, TokenFile, dtype_of, part, sha256_of
+from core.files import flush, partial_of, sha256_of, write_whole
+from core.token_files import DOCUMENT, FORMAT, PARTS, TokenFile, dtype_of, part
 from core.tokenizer import Tokenizer
 
 AT_ONCE = 2**17  # characters, about, that are read before they are encoded

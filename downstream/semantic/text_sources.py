@@ -1,6 +1,7 @@
 """Where the documents of a language model come from, which of them are held out, and how they become tokens."""
 
 import hashlib
+import os
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,8 +125,8 @@ def held_out(sizes: dict[str, int], config: TextConfig) -> list[str]:
     return names or [min(order, key=lambda name: sizes[name])]
 
 
-def hashed(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+def hashed(name: str) -> bytes:
+    return hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
 
 
 def fraction(digest: bytes) -> float:
