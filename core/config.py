@@ -102,7 +102,7 @@ def write_yaml(values: dict[str, Any]) -> str:
 def read_file(path: str) -> dict[str, Any]:
     """The keys of a YAML or JSON file. Raises UserError naming the file and the line."""
     try:
-        text = home(path).read_text()
+        text = home(path).read_text(encoding="utf-8")
         values = parse_yaml(text.replace("\t", " ") if path.endswith(".json") else text)  # YAML takes no tabs
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error

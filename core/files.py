@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file that holds all of `text`, or what it held before, whatever happens meanwhile."""
+    """Writes a file that holds all of `text`, as UTF-8, or what it held before, whatever happens meanwhile."""
     partial = partial_of(path)
     try:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         flush(partial)  # or a power cut might leave the new name with nothing in it
         partial.replace(path)
     except OSError:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from core.config import Config, home, resolve
 from core.errors import UserError
+from core.files import write_whole
 from core.plots import draw_panels
 from core.tracking import read_metrics
 from downstream.grid import GridConfig, jobs
@@ -59,8 +60,9 @@ def report(config: ReportConfig) -> list[dict[str, Any]]:
         raise UserError(f"grid: none of the {len(missing)} cells of {root} has ended yet")
     rows = rows_of(cells)
     text = as_markdown(rows, config.metric, len(cells) + len(missing), missing)
-    (root / "report.md").write_text(text)
-    (root / "report.json").write_text(json.dumps({"metric": config.metric, "missing": missing, "rows": rows}, indent=2))
+    write_whole(root / "report.md", text)
+    content = {"metric": config.metric, "missing": missing, "rows": rows}
+    write_whole(root / "report.json", json.dumps(content, indent=2) + "\n")
     plots = [draw_heat_map(rows, config.metric, root / "heat_map.png"), draw_courses(cells, config.metric, root)]
     print(text)
     for path in [root / "report.md", root / "report.json", *plots]:
