@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from core.batch import IGNORE, Batch, SupervisedBatch, concatenate
 from core.generate import continuations
-from core.model import LanguageModel
+from core.model import LanguageModel, evaluating
 from core.source import TaskSource
 from core.task import Task
 from synthetic_tasks import capo
@@ -66,13 +66,11 @@ def examine(task: ExampleTask, model: LanguageModel, sheet: Sheet, hops: Sequenc
 def _logits(model: LanguageModel, batch: Batch, batch_size: int) -> Iterator[tuple[SupervisedBatch, torch.Tensor]]:
     """The scored positions of some rows at a time, and their logits float32 (N, V)."""
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    for start in range(0, len(batch.input_ids), batch_size):
-        some = batch.rows(slice(start, start + batch_size)).supervised()
-        moved = some.to(device)
-        yield some, model(moved.input_ids, moved.positions).float().cpu()
-    model.train(was_training)
+    with evaluating(model):
+        for start in range(0, len(batch.input_ids), batch_size):
+            some = batch.rows(slice(start, start + batch_size)).supervised()
+            moved = some.to(device)
+            yield some, model(moved.input_ids, moved.positions).float().cpu()
 
 
 def _scores(
