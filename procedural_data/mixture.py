@@ -7,11 +7,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from core.batch import IGNORE, Batch
-from core.config import problems
+from core.config import construct
 from core.task import Oracle, Task, task_class
 
 LARGEST = 2**20  # of any size: far beyond what a model reads
@@ -31,11 +31,7 @@ class Part(BaseModel):
         """Raises ValueError in words."""
         if self.task == "mixture":
             raise ValueError("a mixture cannot be part of a mixture; name its parts instead")
-        kind, parameters = task_class(PACKAGE, self.task), {**(self.model_extra or {}), **overriding}
-        try:
-            return kind(**parameters)
-        except ValidationError as error:
-            raise ValueError("; ".join(problems(error, kind, parameters))) from error
+        return construct(task_class(PACKAGE, self.task), {**(self.model_extra or {}), **overriding})
 
 
 class Mixture(Task):

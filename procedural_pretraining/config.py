@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from core.config import Config, problems
+from core.config import Config, construct
 from core.model import GPTConfig
 from core.run_config import TrainingConfig, with_parameters
 from core.task import Task, task_class
@@ -69,10 +69,7 @@ class PretrainingConfig(TrainingConfig):
         kind = task_class(PACKAGE, self.task)
         parameters = {name: getattr(self, name) for name in kind.model_fields}
         parameters |= {} if seq_length is None else {"seq_length": seq_length}
-        try:
-            task = kind(**parameters)
-        except ValidationError as error:
-            raise ValueError("; ".join(problems(error, kind, parameters))) from error
+        task = construct(kind, parameters)
         return Shuffled(of=task) if self.shuffle_tokens else task
 
     def _is_possible(self, seq_length: int) -> bool:

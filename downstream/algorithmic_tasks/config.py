@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from core.config import Config, home, problems
+from core.config import Config, construct, home
 from core.donor import Donor
 from core.export import ExportConfig
 from core.model import GPTConfig
@@ -141,6 +141,6 @@ def parse(name: str) -> Question:
     first, last = int(match[2]), int(match[3] or match[2])
     sizes = {"min_len": 1 if match[3] is None and kind.starts_at_one else first, "max_len": last}
     try:
-        return kind(**sizes)
-    except ValidationError as error:
-        raise ValueError(f"{name!r}: {'; '.join(problems(error, kind, sizes))}") from error
+        return construct(kind, sizes)
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}") from error
