@@ -169,9 +169,7 @@ class Mixture(Task):
 
     def check(self, input_ids: Sequence[int]) -> None:
         """Hands the sequence to the check of its part, under the part's own ids."""
-        tokens = [int(token) for token in input_ids]
-        if len(tokens) != self.block_size:
-            raise ValueError(f"the sequence has {len(tokens)} tokens; it should have {self.block_size}")
+        tokens = self.full_length(input_ids)
         number = int(self.part_of(torch.tensor(tokens[0])))
         if not 0 <= number < len(self.tasks):
             raise ValueError(f"the first token is {tokens[0]}, which no part begins with")
@@ -189,8 +187,7 @@ class Mixture(Task):
         task.check(own)
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < self.num_tokens:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+        self.check_token(token)
         if token == self.pad_token:
             return "_"
         if token >= self.payload:

@@ -312,8 +312,7 @@ class CapoTask(ExampleTask):
         return [[ids[" " + form(pronoun)] for pronoun in bio.PRONOUNS] for form in (str, str.lower)]
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < self.num_tokens:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+        self.check_token(token)
         return "<pad>" if token == self.pad_token else bio.language().vocabulary[token].replace(" ", "\u2581")
 
 
