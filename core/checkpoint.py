@@ -124,11 +124,8 @@ def best_step(run_dir: Path) -> int | None:
 
 
 def link_best(run_dir: Path, step: int) -> None:
-    """Points `run_dir/best` at a checkpoint, in one step that cannot leave it dangling."""
-    link = run_dir / ".best.partial"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder(run_dir, step).name)
-    link.replace(run_dir / "best")
+    """Points `run_dir/best` at a checkpoint."""
+    files.link(run_dir / "best", folder(run_dir, step).name)
 
 
 def _write_manifest(path: Path) -> None:

@@ -56,6 +56,14 @@ def write_tensors(tensors: "dict[str, Tensor]", path: Path, metadata: dict[str, 
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
+def link(path: Path, target: str) -> None:
+    """Points a link at what has the name `target` beside it, in one step that cannot leave it dangling."""
+    partial = partial_of(path)
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(target)
+    partial.replace(path)
+
+
 def sha256_of(path: Path) -> str:
     """The hash of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from core import config as configuration
 from core.config import Config, home
 from core.errors import Interrupted, RunFailed, UserError
-from core.files import lock, make_folder, write_whole
+from core.files import link, lock, make_folder, write_whole
 from core.run_config import LARGEST_SEED
 from core.transfer import PATTERNS, Component
 from downstream.adaptation import AdaptationConfig
@@ -380,10 +380,7 @@ class Workers:
 def mark_final(folder: Path) -> None:
     """Links the last checkpoint, for the cells that wait for it."""
     last = Path(json.loads((folder / "summary.json").read_text())["checkpoint"]).name
-    partial = folder / f".{FINAL}.partial"
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(last)
-    partial.replace(folder / FINAL)
+    link(folder / FINAL, last)
 
 
 def run(config: GridConfig) -> None:

@@ -15,7 +15,7 @@ from core.distributed import World
 from core.evaluate import Slices, score_tokens
 from core.model import LanguageModel, evaluating
 from prng.generators import Generator
-from prng.parameters import Parameters, storable
+from prng.parameters import Parameters, storable, write_arrays
 from prng.source import Format, Grid
 
 CELLS = {  # name -> from which values of `Parameters` its a and its c are
@@ -153,7 +153,4 @@ def save_correctness(path: Path, measured: Sequence[Cell], scores: Sequence[Scor
     }
     for r, (cell, score) in enumerate(zip(measured, scores, strict=True)):
         arrays |= {f"a_{r}": storable(cell.grid.a), f"c_{r}": storable(cell.grid.c), f"by_pair_{r}": score.by_pair}
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    write_arrays(path, arrays)

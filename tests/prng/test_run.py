@@ -356,7 +356,7 @@ def test_evaluating_a_checkpoint_gives_what_the_run_measured(train, capsys):
         assert row["generator"] in line
     with np.load(run_dir / "correctness.npz") as a, np.load(run_dir / "correctness_checkpoint-60.npz") as b:
         np.testing.assert_allclose(a["by_number"], b["by_number"])
-    (run_dir / "correctness_checkpoint-60.partial").mkdir()  # stands for a folder that must not be written
+    (run_dir / ".correctness_checkpoint-60.npz.partial").mkdir()  # stands for a folder that must not be written
     assert cli.main(["evaluate", "--checkpoint", str(run_dir / "checkpoint-60"), "--device", "cpu"]) == 1
     assert capsys.readouterr().out.splitlines() == said[:-1], "what was measured is lost"
 
