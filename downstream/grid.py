@@ -95,21 +95,22 @@ class GridConfig(Config):
         number, shards = map(int, self.shard.split("/"))
         if number >= shards:
             raise ValueError(f"shard {self.shard}: the first number counts from 0 to {shards - 1}")
-        for place, shared in (("pretraining", self.pretraining_keys), ("downstream", self.downstream_keys)):
-            entries = getattr(self, place)
-            for where, keys in {
-                f"{place}_keys": shared,
-                **{f"{place}.{n}": keys for n, keys in entries.items()},
-            }.items():
-                own = [key for key in keys if SemanticConfig.other_names.get(key, key) in OWN_KEYS[place]]
-                if own:
-                    raise ValueError(f"{where}.{own[0]}: the grid sets this key itself")
-            for name, keys in entries.items():
-                if place == "downstream" and keys.get("verb", "algorithmic") not in KINDS:
-                    raise ValueError(f"downstream.{name}.verb: {keys['verb']!r} is none of {', '.join(KINDS)}")
-                if not name.replace("_", "").replace("-", "").isalnum():
-                    raise ValueError(f"{place}.{name}: folders bear this name; use letters, digits, - and _ alone")
+        self._check_entries("pretraining", self.pretraining, self.pretraining_keys)
+        self._check_entries("downstream", self.downstream, self.downstream_keys)
         return self
+
+    @staticmethod
+    def _check_entries(place: str, entries: dict[str, dict[str, Any]], shared: dict[str, Any]) -> None:
+        """Raises ValueError for keys that the grid sets itself, an unknown verb, and names that no folder can bear."""
+        for where, keys in {f"{place}_keys": shared, **{f"{place}.{n}": keys for n, keys in entries.items()}}.items():
+            own = [key for key in keys if SemanticConfig.other_names.get(key, key) in OWN_KEYS[place]]
+            if own:
+                raise ValueError(f"{where}.{own[0]}: the grid sets this key itself")
+        for name, keys in entries.items():
+            if place == "downstream" and keys.get("verb", "algorithmic") not in KINDS:
+                raise ValueError(f"downstream.{name}.verb: {keys['verb']!r} is none of {', '.join(KINDS)}")
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"{place}.{name}: becomes the name of a folder; use letters, digits, - and _ alone")
 
     @property
     def root(self) -> Path:
