@@ -107,21 +107,26 @@ def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | Ru
         bar = stack.enter_context(progress(runs))
         while moving := those_behind(runs, ended):
             with Abreast(moving) as abreast:
-                for run in moving:
-                    with failing_alone(runs.index(run), ended), run.failing_in_words():
-                        run.measure_at_start()
-                while those_behind(runs, ended) == moving:
-                    stop_status = stop.status
-                    for run, batches, loss, norm in abreast.update():
-                        with failing_alone(runs.index(run), ended), run.failing_in_words():
-                            run.note(batches, sum(batch.input_ids.numel() for batch in batches), loss, norm)
-                            run.draw_consequences(abreast.lr, stop_status)
-                    bar.update(len(moving))
-                    if stop_status and those_behind(runs, ended):
-                        step = moving[0].state.step
-                        what = f"stopped by a signal; step {step} of each run that goes on is saved"
-                        raise Interrupted(what, stop_status)
+                move_on(abreast, runs, ended, stop, bar)
     return [ended[number] for number in range(len(runs))]
+
+
+def move_on(abreast: "Abreast", runs: Sequence[Run], ended: dict[int, Any], stop: StopSignals, bar: tqdm) -> None:
+    """Updates the runs that are abreast until one of them has ended, or they have caught up with others."""
+    moving = abreast.runs
+    for run in moving:
+        with failing_alone(runs.index(run), ended), run.failing_in_words():
+            run.measure_at_start()
+    while those_behind(runs, ended) == moving:
+        stop_status = stop.status
+        for run, batches, loss, norm in abreast.update():
+            with failing_alone(runs.index(run), ended), run.failing_in_words():
+                run.note(batches, sum(batch.input_ids.numel() for batch in batches), loss, norm)
+                run.draw_consequences(abreast.lr, stop_status)
+        bar.update(len(moving))
+        if stop_status and those_behind(runs, ended):
+            step = moving[0].state.step
+            raise Interrupted(f"stopped by a signal; step {step} of each run that goes on is saved", stop_status)
 
 
 def check(replicas: Sequence[Replica]) -> None:
