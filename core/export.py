@@ -25,7 +25,7 @@ TYPES = {"input_ids": "int32", "loss_mask": "int8", "labels": "int32"}  # items 
 class ExportConfig(Config):
     """The keys of every `export`."""
 
-    out: str = Field(min_length=1, description="folder to write to; one that an earlier export began is gone on with")
+    out: str = Field(min_length=1, description="folder to write to; an export that was cut off there is continued")
     format: Literal["parquet", "jsonl"] = Field("parquet", description="kind of the files")
     train: int = Field(10_000, ge=0, description="examples of the train split, the first ones that training sees")
     validation: int = Field(1000, ge=0, description="examples of the validation split")

@@ -143,7 +143,7 @@ def names_of(tokenizer: str) -> Callable[[int], str]:
     except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"tokenizer_name_or_path: {tokenizer!r} holds no tokenizer that can be had: {reason}"
+            f"tokenizer_name_or_path: {tokenizer!r} holds no tokenizer that can be loaded: {reason}"
         ) from error
 
     def name(token: int) -> str:

@@ -288,7 +288,7 @@ class Run:
                 raise
             ignore_orders_to_stop()
             what = f"after step {self.state.step}: one of the {self.world.size} processes ended or hangs ({lost})"
-            self.fail(what, f"What became of it is said by itself or by torchrun; {advice}")
+            self.fail(what, f"Its own output, or torchrun's, says why; {advice}")
         except OSError as error:
             self.fail(f"after step {self.state.step}: {error}", f"Once that is mended, {advice}")
 

@@ -152,7 +152,7 @@ def show_progress(run_dir: Path) -> None:
         return
     state = checkpoint.read_state(checkpoint.folder(run_dir, step))
     if "curriculum_stage" not in state:
-        raise UserError(f"save_dir: the run in {run_dir} is none of `start`, so that it stands in no stage")
+        raise UserError(f"save_dir: the run in {run_dir} was not made by `start`, so it has no stages")
     print(f"\n{run_dir}: step {step}, {state['tokens']:,} tokens, {state['identity']['type']} curriculum")
     where = {key: state[key] for key in ("curriculum_stage_idx", "curriculum_stage", "epoch", "stage_iter_num")}
     print(", ".join(f"{key} {value}" for key, value in where.items()))

@@ -52,7 +52,7 @@ OWN_KEYS = {  # which the grid sets, or a cell would not be what its condition s
 class GridConfig(Config):
     save_dir: str = Field(min_length=1, description="folder of all cells and the report")
     seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] = Field(
-        min_length=1, description="of pretraining and what follows it alike"
+        min_length=1, description="of pretraining and of what follows it"
     )
     pretraining: dict[str, dict[str, Any]] = Field({}, description="by name the keys of procedural_pretraining")
     weights: dict[str, list[Component]] = Field(
@@ -72,7 +72,7 @@ class GridConfig(Config):
     shard: str = Field(
         "0/1",
         pattern=r"^\d+/[1-9]\d*$",
-        description="K/N: of the processes' work the shares K, K + N, ... alone, and what they need",
+        description="K/N: carry out only every Nth job, from number K on (from 0), and the pretraining that these need",
     )
     slurm: bool = Field(False, description="write a SLURM array script that runs the grid, and nothing else")
 
@@ -240,7 +240,7 @@ def check(config: GridConfig, all_jobs: list[Job]) -> None:
                 problems.append(f"{noted.parent} holds a run with other settings; use another save_dir, or remove it")
     shared = Counter((job.folder, tuple(job.seeds)) for job in all_jobs)
     problems += [
-        f"{folder} would be that of two conditions; change a name" for (folder, _), n in shared.items() if n > 1
+        f"{folder} would belong to two conditions; change a name" for (folder, _), n in shared.items() if n > 1
     ]
     problems = problems or wrong_donors(all_jobs)
     if problems:

@@ -23,7 +23,8 @@ BASELINE = "no pretraining"
 class ReportConfig(Config):
     grid: str = Field(description="the grid's save_dir")
     metric: str = Field(
-        "accuracy", description="what is compared, of the test row in each summary.json, or else validation"
+        "accuracy",
+        description="measurement to compare: of the test row in each summary.json, or else of the validation row",
     )
 
 

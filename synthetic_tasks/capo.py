@@ -59,7 +59,7 @@ class CapoTask(ExampleTask):
     @model_validator(mode="after")
     def _has_templates(self) -> Self:
         if self.templates == "held_out" and self.held_out_templates == 0:
-            raise ValueError("templates is held_out, but held_out_templates is 0: none are; use at least 1")
+            raise ValueError("templates is held_out, but held_out_templates is 0, so there are none; use at least 1")
         return self
 
     @property

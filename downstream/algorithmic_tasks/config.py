@@ -27,7 +27,7 @@ class AlgorithmicConfig(AdaptationConfig):
     task: str = Field(description="FAMILY_N or FAMILY_MIN_MAX, such as condattendstream_30 or forwardaddition_2_5")
     mask: Literal["answer", "documented"] = Field(
         "answer",
-        description="scored in training: the answer; documented: as earlier, all but its first token, and a pad",
+        description="scored in training: the answer; documented: as earlier, without its first token, with a pad",
     )
 
     n_layer: int | None = Field(None, ge=1, description="blocks; null: those of the checkpoint, or else of the family")
@@ -42,11 +42,11 @@ class AlgorithmicConfig(AdaptationConfig):
     train_steps: int = Field(250, ge=1, description="train_size x train_steps / batch_size updates are made")
     max_steps: int | None = Field(None, ge=1, description="updates, in place of that number")
     warmup_steps: int | None = Field(
-        None, ge=0, description="updates of rising rate; null: 500, at most a tenth of all"
+        None, ge=0, description="updates over which the rate rises; null: 500, at most a tenth of all"
     )
 
     eval_size: int = Field(4000, ge=1, description="test examples drawn; those drawn twice are measured once")
-    validation_size: int = Field(1000, ge=1, description="the same of the validation split, measured on the way")
+    validation_size: int = Field(1000, ge=1, description="the same of the validation split, measured during training")
     eval_steps: int | None = Field(None, ge=1, description="updates between validations; null: the family's")
     save_total_limit: int | None = free(3, ge=1, description="checkpoints kept: the newest, and always the best")
     save_dir: str = free("results/algorithmic_tasks", min_length=1, description="folder of the runs")

@@ -322,7 +322,7 @@ def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
         ),
         (
             {"weights": {"attention": ["attn"], "attention-shuffled_tokens": ["ffn"]}},
-            "cells/sorting/set-attention-shuffled_tokens would be that of two conditions",
+            "cells/sorting/set-attention-shuffled_tokens would belong to two conditions",
         ),
         ({"shard": "2/2"}, "shard 2/2"),
         ({"shard": "x"}, "shard: 'x' is not allowed"),

@@ -314,7 +314,7 @@ def test_fine_tuning_starts_from_the_trained_weights_with_a_larger_vocabulary(tr
         ({"n_embd": "32"}, "n_embd is 16, not 32"),
         ({"no_rope": "true"}, "positions is rope, not learned"),
         ({"m": "2**7"}, "num_tokens is 256, more than 128"),
-        ({"digits": "2", "m": "2**20"}, "base: 1024, but digits in"),
+        ({"digits": "2", "m": "2**20"}, "has digits to base 256"),
     ],
 )
 def test_what_cannot_be_loaded_is_an_error_and_no_random_start(train, tmp_path, capsys, changes, words):
