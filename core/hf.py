@@ -198,6 +198,7 @@ def unwrapped(name: str) -> str:
 
 
 def config_to_hf(config: GPTConfig) -> dict[str, Any]:
+    """The content of config.json: of a GPT2Config for learned positions, else of a GPTNeoXConfig."""
     common = {
         "vocab_size": config.num_tokens,
         "tie_word_embeddings": config.tied,

@@ -404,6 +404,7 @@ class Run:
             files.write_whole(run_dir / "config.yaml", write_yaml(definition.config))
 
     def load(self, step: int, definition: Definition) -> None:
+        """Goes on from the checkpoint of a step. Raises UserError if it is of a run with another identity."""
         path = checkpoint.folder(self.run_dir, step)
         record = checkpoint.read_state(path)
         check_identity(path, record["identity"], self.identity, definition.may_grow)

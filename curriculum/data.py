@@ -183,6 +183,7 @@ def chosen_for_validation(config: DataConfig, text: Text, whole: TokenFile) -> n
 
 
 def enough(text: Text, numbers: np.ndarray, lengths: np.ndarray, least: int, most: int) -> np.ndarray:
+    """`numbers`, the documents for validation. Raises UserError unless they have `least` to `most` tokens together."""
     taken = int(lengths[numbers].sum())
     if not least <= taken <= most:
         raise UserError(
@@ -254,6 +255,7 @@ def check_disjoint(file: TokenFile, earlier: Sequence[TokenFile], advice: str) -
 
 
 def check_length(text: Text, file: TokenFile) -> None:
+    """Raises UserError for a file with too few windows: one to train on, or VALIDATION_WINDOWS."""
     side = file.path.name.partition("_")[0]
     windows = 1 if side == "train" else VALIDATION_WINDOWS
     if (len(file) - 1) // text.block_size < windows:

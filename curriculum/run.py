@@ -53,6 +53,7 @@ def resume(config: TrainingConfig) -> list[dict[str, Any]]:
 
 
 def check_resumable(config: TrainingConfig) -> None:
+    """Raises UserError unless the folder holds an intact checkpoint of a run of this type."""
     run_dir, begin = config.run_dir, f"begin with: python -m curriculum.cli start --type {config.type}"
     step = checkpoint.newest_intact(run_dir, say=lambda text: None)
     if step is None:
@@ -146,6 +147,7 @@ def status(config: StatusConfig) -> None:
 
 
 def show_progress(run_dir: Path) -> None:
+    """Prints where a run stands and its last measurements. Raises UserError for a run that has no stages."""
     step = checkpoint.newest_intact(run_dir, say=print)
     if step is None:
         print(f"\n{run_dir}: no run yet")
@@ -201,6 +203,7 @@ def generate(config: GenerateConfig) -> str:
 
 
 def newest(config: GenerateConfig) -> Path:
+    """The checkpoint that is named, or the newest intact one of the run. Raises UserError without any."""
     if config.checkpoint is not None:
         return home(config.checkpoint)
     run_dir = home(config.save_dir)

@@ -162,5 +162,6 @@ def build_model(
 
 
 def announce(fates: transfer.Report, world: World) -> None:
+    """Says what became of every parameter, if anything did."""
     if not fates.says_nothing:
         world.say(str(fates))

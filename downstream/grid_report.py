@@ -132,6 +132,7 @@ def tokens_to(cell: Cell, target: float) -> float | None:
 
 
 def as_markdown(rows: Sequence[dict[str, Any]], metric: str, expected: int, missing: Sequence[str]) -> str:
+    """The rows as a table, and below it which of the `expected` cells are missing."""
     lines = [
         f"{metric} on the test split, of text on validation: mean over seeds with 95 % interval (Student's t).",
         "Against no pretraining: the difference, p (Welch, two-sided), and downstream tokens saved until the final",

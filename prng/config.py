@@ -381,6 +381,7 @@ class GenerateConfig(Config):
 
     @property
     def generator(self) -> Generator:
+        """Raises ValueError in words for a type that names several, or outside its domain."""
         kinds = parse_kinds(self.type)
         if len(kinds) > 1:
             raise ValueError(f"type {self.type} names several generators; name one")

@@ -23,6 +23,8 @@ END_OF_TEXT = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class Sources:
+    """What a run trains on and what is held out."""
+
     train: Documents
     validation: Documents
     key: list[Any]  # JSON values that differ where the documents do
@@ -148,6 +150,7 @@ def tokenizer_of(config: TextConfig, found: Sources, measured: int | None, folde
 
 
 def from_hub(repository: str) -> Path:
+    """The tokenizer.json of a repository, from the hub or its cache. Raises UserError if there is none."""
     from huggingface_hub import hf_hub_download
 
     try:
