@@ -21,7 +21,7 @@ from core.trainer import Definition
 from curriculum import plots
 from curriculum.config import AblationConfig, GenerateConfig, StatusConfig, TrainingConfig
 from curriculum.data import open_files, paths_of
-from curriculum.evaluation import Validation
+from curriculum.evaluation import Validation, encoded
 from curriculum.plan import Files, Part, parts_of, phases, position
 from curriculum.stages import TYPES
 
@@ -184,14 +184,14 @@ def generate(config: GenerateConfig) -> str:
     folder = newest(config)
     run = of_checkpoint(folder, lambda values: AblationConfig if "arms" in values else TrainingConfig)
     chosen = tokenizer.load(run.tokenizer)
-    (prompt,) = chosen.encode([config.prompt])
+    (prompt,) = encoded([config.prompt], chosen, "prompt")
     with join(config.device) as world:
         model = hf.load(folder).to(world.device)
         if len(prompt) >= model.n_positions:
             raise UserError(f"prompt: has {len(prompt)} tokens, but the model has {model.n_positions} positions")
         (found,) = continuations(
             model,
-            [prompt.tolist()],
+            [prompt],
             stop=chosen.end_of_text,
             most=config.tokens,
             temperature=config.temperature,

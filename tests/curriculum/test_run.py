@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models
 
 from core import checkpoint, files, trainer
 from core.tracking import read_metrics
@@ -402,6 +403,17 @@ def test_samples_are_shown_and_text_is_generated(curriculum, capsys):
     assert "has 40 tokens, but the model has 32 positions" in error_of(
         capsys, "generate", "x" * 40, "--save_dir", "run"
     )
+
+
+def test_a_prompt_without_any_token_is_refused(curriculum, capsys):
+    letters = {letter: number for number, letter in enumerate("abcdefghijklmnopqrstuvwxyz .\n")}
+    Tokenizer(models.BPE({**letters, "<eos>": len(letters)}, [])).save(str(Path("letters.json").absolute()))
+    file = curriculum(tokenizer="letters.json")
+    assert begin(file) == 0
+    told = "the tokenizer letters has no token for '???'"
+    assert f"prompt: {told}" in error_of(capsys, "generate", "???", "--save_dir", "run")
+    prompts = ["--sample_prompts", '["sun", "???"]', "--save_dir", "other"]
+    assert f"sample_prompts: {told}" in error_of(capsys, "start", "--type", file, *prompts)
 
 
 def test_status_says_what_there_is(curriculum, capsys):
