@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -83,7 +83,7 @@ class Writer:
         say(f"{self.path}: going on after {found.documents:,} documents, {found.tokens:,} tokens")
         return found
 
-    def _opened(self, suffix: str) -> Any:
+    def _opened(self, suffix: str) -> IO[bytes]:
         """The partial file, cut to what is durable: what came after it was written by a process that died."""
         path = _partial(self.path, suffix)
         file = path.open("r+b" if path.exists() else "w+b")

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,7 @@ def draw_heat_map(rows: Sequence[dict[str, Any]], metric: str, path: Path) -> Pa
 def draw_courses(cells: Sequence[Cell], metric: str, root: Path) -> Path:
     """Validation over downstream tokens, a panel for each task, a line for each condition: the mean over seeds."""
 
-    def panel(task: str) -> Any:
+    def panel(task: str) -> Callable[[Any], None]:
         def draw(axis: Any) -> None:
             for condition in dict.fromkeys(cell.condition for cell in cells):
                 mine = [cell for cell in cells if (cell.task, cell.condition) == (task, condition)]
