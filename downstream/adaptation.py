@@ -35,12 +35,12 @@ class AdaptationConfig(SavedRunConfig):
         None, description="what to take from the second model"
     )
     embedding_init_strategy: Embedding = Field(
-        "average", description="how embeddings are made of those for another vocabulary"
+        "average", description="how embeddings are made from those of another vocabulary"
     )
     transfer_control: Control | None = Field(
         None, description="in place of the trained weights: their values shuffled, or an untrained model; null: neither"
     )
-    weights_to_be_trained: list[Component] = Field(["everything"], description="the others are frozen")
+    weights_to_be_trained: list[Component] = Field(["everything"], description="what is trained; the rest is frozen")
 
     positions: Literal["learned", "rope"] | None = Field(
         None, description="learned or rotary positions; null: as in the checkpoint, or else learned"

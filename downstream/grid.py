@@ -54,13 +54,16 @@ class GridConfig(Config):
     seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] = Field(
         min_length=1, description="of pretraining and of what follows it"
     )
-    pretraining: dict[str, dict[str, Any]] = Field({}, description="by name the keys of procedural_pretraining")
+    pretraining: dict[str, dict[str, Any]] = Field(
+        {}, description="what is pretrained: by name, keys of procedural_pretraining"
+    )
     weights: dict[str, list[Component]] = Field(
-        {}, description="by name what is transferred, such as attention: [attn]"
+        {}, description="what is transferred: by name, such as attention: [attn]"
     )
     controls: list[CONTROLS] = Field(["no_pretraining"], description="what else the cells are compared with")
     downstream: dict[str, dict[str, Any]] = Field(
-        min_length=1, description="by name the keys of `algorithmic`, or of c4, codeparrot or math if `verb` says so"
+        min_length=1,
+        description="what is trained then: by name, keys of `algorithmic`, or of the `verb` c4, codeparrot or math",
     )
     pretraining_keys: dict[str, Any] = Field({}, description="keys that all of `pretraining` share")
     downstream_keys: dict[str, Any] = Field({}, description="keys that all of `downstream` share")

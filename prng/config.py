@@ -37,11 +37,11 @@ class PrngConfig(RunConfig):
     type: str = Field("LCG", description=f"generator: {', '.join(KINDS)}; several joined by +; {', '.join(COMPOSITES)}")
     control_bits: list[Annotated[int, Field(ge=0)]] = Field(
         [],
-        description="highest bits of the state that steer the output; not of LCG, TLCG; several: generators of each",
+        description="highest bits of the state that steer the output; LCG, TLCG have none; several: generators of each",
     )
     base: int | None = Field(None, ge=2, description="of the digits; null: the smallest that holds every output")
     digits: int = Field(1, ge=1, description="tokens per number, the least significant digit first")
-    vocab_size: int | None = Field(None, ge=2, description="tokens of the model; null: base")
+    vocab_size: int | None = Field(None, ge=2, description="size of the model's vocabulary; null: base")
     seq_len: int = Field(513, ge=2, description="numbers per sequence")
     n_a: int = Field(32, ge=1, description="multipliers trained on, of each modulus")
     n_c: int = Field(32, ge=1, description="increments trained on, of each modulus")
@@ -87,7 +87,7 @@ class PrngConfig(RunConfig):
     experiment_name: str | None = free(None, min_length=1, description="the run's folder in it; null: a short name")
     description: str | None = free(None, description="a note in your own words, kept in config.yaml")
     save_checkpoints: bool = free(False, description="save now and then, not only at the end; needed to resume")
-    checkpoint_interval: int = free(1000, ge=1, description="updates between those")
+    checkpoint_interval: int = free(1000, ge=1, description="updates between checkpoints")
     save_total_limit: int | None = free(None, ge=1, description="checkpoints kept: the newest, and always the best")
     save_params: bool = free(False, description="write the final weights alone to params/ as well")
     save_correctness: bool = free(False, description="keep accuracy by position and by pair in correctness.npz")
@@ -97,7 +97,7 @@ class PrngConfig(RunConfig):
     wandb_name: str | None = free(None, description="its name for the run; null: that of the folder")
     wandb_tags: list[str] | None = free(None, description="its tags")
     wandb_notes: str | None = free(None, description="its notes; null: description")
-    wandb_offline: bool = free(False, description="to files that wandb sync uploads")
+    wandb_offline: bool = free(False, description="write to files that wandb sync uploads")
     wandb_api_key: str | None = free(
         None, exclude=True, description="its key; never written; WANDB_API_KEY does as well"
     )

@@ -27,7 +27,7 @@ class AlgorithmicConfig(AdaptationConfig):
     task: str = Field(description="FAMILY_N or FAMILY_MIN_MAX, such as condattendstream_30 or forwardaddition_2_5")
     mask: Literal["answer", "documented"] = Field(
         "answer",
-        description="scored in training: the answer; documented: as earlier, without its first token, with a pad",
+        description="scored in training: the answer; documented: without its first token, with a pad, as earlier",
     )
 
     n_layer: int | None = Field(None, ge=1, description="blocks; null: those of the checkpoint, or else of the family")
@@ -42,7 +42,7 @@ class AlgorithmicConfig(AdaptationConfig):
     train_steps: int = Field(250, ge=1, description="train_size x train_steps / batch_size updates are made")
     max_steps: int | None = Field(None, ge=1, description="updates, in place of that number")
     warmup_steps: int | None = Field(
-        None, ge=0, description="updates over which the rate rises; null: 500, at most a tenth of all"
+        None, ge=0, description="updates over which the learning rate rises; null: 500, at most a tenth of all"
     )
 
     eval_size: int = Field(4000, ge=1, description="test examples drawn; those drawn twice are measured once")

@@ -76,7 +76,7 @@ class SemanticConfig(AdaptationConfig):
     eval_steps: int | None = Field(None, ge=1, description="updates between validations; null: save_steps")
     eval_batch_size: int | None = free(None, ge=1, description="rows at a time in evaluation; null: batch_size")
     early_stopping_perplexity: float | None = Field(
-        None, gt=1, description="the run ends once the validation perplexity is below; null: never"
+        None, gt=1, description="the run ends once the validation perplexity is below this; null: never"
     )
     save_steps: int = free(5000, ge=1, description="updates between checkpoints; the last update is always saved")
     further_saves: list[Annotated[int, Field(ge=1)]] = free(
@@ -206,7 +206,7 @@ class C4Config(TextConfig):
         1000, ge=1, description="documents of the hub's validation set, the first ones; null: all"
     )
     embedding_init_strategy: Embedding = Field(
-        "retain", description="how embeddings are made of those for another vocabulary"
+        "retain", description="how embeddings are made from those of another vocabulary"
     )
     seq_length: int = Field(2048, ge=2, description="tokens of a row, and positions of the model")
     batch_size: int = Field(4, ge=1, description="rows per micro-batch, on each process")
