@@ -13,7 +13,7 @@ from tqdm import tqdm
 from core.batch import Batch
 from core.config import Config, home
 from core.errors import UserError
-from core.files import flush, lock, partial_of, sha256_of, write_whole
+from core.files import flush, lock, partial_of, sha256_of, write_json, write_whole
 from core.show import View
 
 PLAN = "export.json"  # what is being written; there before the first row
@@ -78,7 +78,7 @@ def begin(folder: Path, plan: dict[str, Any]) -> bool:
         if folder.exists() and {path.name for path in folder.iterdir()} - {partial_of(folder / PLAN).name}:
             raise UserError(f"out: {folder} holds other files; use an empty folder or a new one")
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / PLAN, json.dumps(plan, indent=2) + "\n")
+        write_json(folder / PLAN, plan)
     except OSError as error:
         raise UserError(f"out: {folder} cannot be written: {error.strerror or error}") from error
     return False

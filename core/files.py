@@ -2,12 +2,13 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
@@ -27,6 +28,11 @@ def write_whole(path: Path, text: str) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """As `write_whole`, for people to read."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def partial_of(path: Path) -> Path:

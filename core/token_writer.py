@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from core.digests import Digests
 from core.documents import Document, Documents
-from core.files import flush, partial_of, sha256_of, write_whole
+from core.files import flush, partial_of, sha256_of, write_json, write_whole
 from core.token_files import DOCUMENT, FORMAT, PARTS, TokenFile, dtype_of, part
 from core.tokenizer import Tokenizer
 
@@ -157,7 +157,7 @@ def publish(path: Path, dtype: np.dtype, end_of_text: int, about: dict[str, Any]
         **about,
         "sha256": {suffix[1:]: sha256_of(part(path, suffix)) for suffix in PARTS},
     }
-    write_whole(part(path, ".meta.json"), json.dumps(meta, indent=2) + "\n")
+    write_json(part(path, ".meta.json"), meta)
     flush(path.parent)
     return meta
 

@@ -455,5 +455,5 @@ class Run:
             },
         }
         if self.world.is_main:
-            files.write_whole(self.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+            files.write_json(self.run_dir / "summary.json", summary)
         return summary

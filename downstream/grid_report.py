@@ -12,7 +12,7 @@ from pydantic import Field
 
 from core.config import Config, home, resolve
 from core.errors import UserError
-from core.files import write_whole
+from core.files import write_json, write_whole
 from core.plots import draw_panels
 from core.tracking import read_metrics
 from downstream.grid import GridConfig, jobs
@@ -63,7 +63,7 @@ def report(config: ReportConfig) -> list[dict[str, Any]]:
     text = as_markdown(rows, config.metric, len(cells) + len(missing), missing)
     write_whole(root / "report.md", text)
     content = {"metric": config.metric, "missing": missing, "rows": rows}
-    write_whole(root / "report.json", json.dumps(content, indent=2) + "\n")
+    write_json(root / "report.json", content)
     plots = [draw_heat_map(rows, config.metric, root / "heat_map.png"), draw_courses(cells, config.metric, root)]
     print(text)
     for path in [root / "report.md", root / "report.json", *plots]:
