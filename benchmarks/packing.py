@@ -31,8 +31,7 @@ def ragged_tasks() -> list[str]:
     return [name for name in task_names(PACKAGE) if task_class(PACKAGE, name).ragged]
 
 
-def updates(model: GPT, batch: SupervisedBatch) -> float:
-    """Seconds of an update."""
+def seconds_of_update(model: GPT, batch: SupervisedBatch) -> float:
     optimizer = optim.adamw(model, lr=0.0, weight_decay=0.0)
     started = time.perf_counter()
     (loss_sum(model, batch) / batch.scored).backward()
@@ -48,7 +47,7 @@ def measure(name: str, batch_size: int, turns: int) -> dict[str, Any]:
     model = GPT(GPTConfig(task.num_tokens, task.block_size, 2, 4, 128, positions="rope"))
     losses = [(loss_sum(model, one) / one.scored).item() for one in (padded, together)]
     assert abs(losses[0] - losses[1]) < 1e-5, f"not the same computation: {losses}"
-    times = [[updates(model, padded), updates(model, together)] for _ in range(turns)]
+    times = [[seconds_of_update(model, batch) for batch in (padded, together)] for _ in range(turns)]
     return {
         "task": name,
         "padded": padded.padding / padded.input_ids.numel(),

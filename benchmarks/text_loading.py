@@ -75,7 +75,7 @@ def loading(gigabytes: float, size: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def step_of(source: Any, size: int) -> Any:
+def step_of(source: Windows, size: int) -> Callable[[], Any]:
     """An update of the default model on a batch that lies ready."""
     plan = [Phase("text", source, 10**9, size, lambda step: 1e-4)]
     model = GPT(GPTConfig(50257, LENGTH, 8, 16, 512, positions="rope"))
@@ -85,7 +85,7 @@ def step_of(source: Any, size: int) -> Any:
     return lambda: run.update(batches, 1e-4, 0)
 
 
-def timed(action: Callable[[], None], times: int) -> tuple[float, float]:
+def timed(action: Callable[[], Any], times: int) -> tuple[float, float]:
     """Median of the seconds that it takes, and the most."""
     action()
     seconds = []

@@ -55,6 +55,7 @@ BARS = {  # likewise
 GENERATION_BAR = 0.02  # most of our step's time that making its data may take
 SMALLER_BATCHES = {"12_12_768": 8}  # on a CPU, where 64 examples take half a minute, and 8 GB of each contestant
 READY_BATCHES = 16
+GENERATED_BLOCKS = 100
 WARM_UP_STEPS = 3
 LONG_STEP = 5.0  # seconds, beside which what a first step takes longer is nothing
 LR, WEIGHT_DECAY, MAX_GRAD_NORM = 5e-4, 0.1, 1.0
@@ -298,9 +299,9 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
-def generation_seconds(task: Sort, batch_size: int, blocks: int = 100) -> float:
+def generation_seconds(task: Sort, batch_size: int) -> float:
     """What the batch of a step costs when the step's own thread makes it."""
-    source, batches = TaskSource(task, seed=1), blocks * task.examples_per_block // batch_size
+    source, batches = TaskSource(task, seed=1), GENERATED_BLOCKS * task.examples_per_block // batch_size
     started = time.perf_counter()
     for n in range(batches):
         source.batch("train", n * batch_size, (n + 1) * batch_size).supervised()

@@ -104,7 +104,7 @@ def damage(path: Path) -> str | None:
             size = (path / name).stat().st_size
             if size != expected["bytes"]:
                 return f"{name} has {size:,} bytes, not {expected['bytes']:,}"
-            if _hash_of_file(path / name) != expected["sha256"]:
+            if files.sha256_of(path / name) != expected["sha256"]:
                 return f"{name} does not match its hash"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
@@ -137,21 +137,13 @@ def best_step(run_dir: Path) -> int | None:
 
 
 def link_best(run_dir: Path, step: int) -> None:
-    """Points `run_dir/best` at a checkpoint, in one step that cannot leave it dangling."""
-    link = run_dir / ".best.partial"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder(run_dir, step).name)
-    link.replace(run_dir / "best")
+    """Points `run_dir/best` at a checkpoint."""
+    files.link(run_dir / "best", folder(run_dir, step).name)
 
 
 def _write_manifest(path: Path) -> None:
-    listed = {p.name: {"bytes": p.stat().st_size, "sha256": _hash_of_file(p)} for p in sorted(path.iterdir())}
+    listed = {p.name: {"bytes": p.stat().st_size, "sha256": files.sha256_of(p)} for p in sorted(path.iterdir())}
     (path / MANIFEST).write_text(json.dumps({"files": listed, "sha256": _hash_of_list(listed)}, indent=2) + "\n")
-
-
-def _hash_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_of_list(files: dict[str, Any]) -> str:

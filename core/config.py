@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import annotated_types
 import yaml
@@ -19,6 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from core.errors import UserError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Config(BaseModel):
@@ -102,7 +104,7 @@ def write_yaml(values: dict[str, Any]) -> str:
 def read_file(path: str) -> dict[str, Any]:
     """The keys of a YAML or JSON file. Raises UserError naming the file and the line."""
     try:
-        text = home(path).read_text()
+        text = home(path).read_text(encoding="utf-8")
         values = parse_yaml(text.replace("\t", " ") if path.endswith(".json") else text)  # YAML takes no tabs
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
@@ -222,6 +224,14 @@ def problems(
         else:
             lines[message] = f"{whole}: {message}" if whole else message
     return list(lines.values())
+
+
+def construct(kind: type[M], values: dict[str, Any], origin: Callable[[str], str] = str) -> M:
+    """`kind(**values)`. Raises ValueError that names every wrong key in one line, in place of a ValidationError."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ValueError("; ".join(problems(error, kind, values, origin))) from error
 
 
 def _locate(

@@ -1,4 +1,4 @@
-"""Ranks and data-parallel wrapping."""
+"""The processes that train together, and the device of each. How a model is spread over them: `core.parallel`."""
 
 import ctypes
 import os

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 from core.config import home
 from core.errors import UserError
+from core.files import sha256_of
 
 TEXT = (".txt", ".md", ".py")
 TABLES = (".jsonl", ".parquet")
@@ -61,8 +63,7 @@ class LocalFiles(Documents):
         """A hash of the names and contents of all files."""
         total = hashlib.sha256()
         for path in self.files:
-            with path.open("rb") as file:
-                total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            total.update(os.fsencode(f"{path.name}\0{sha256_of(path)}\n"))
         return total.hexdigest()
 
     def documents(self, start: int = 0) -> Iterator[Document]:
@@ -238,8 +239,7 @@ def _files_of(path: Path) -> list[Path]:
 def _hash_of_folder(path: Path) -> str:
     total = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
-        with file.open("rb") as content:
-            total.update(f"{file.relative_to(path)}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+        total.update(os.fsencode(f"{file.relative_to(path)}\0{sha256_of(file)}\n"))
     return total.hexdigest()
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from core.batch import IGNORE, Batch, SupervisedBatch
 from core.distributed import World
 from core.loss import in_parts
-from core.model import LanguageModel
+from core.model import LanguageModel, evaluating
 from core.source import TaskSource
 from core.stacked import side_by_side
 from core.task import Task
@@ -63,13 +63,11 @@ class Evaluation:
 @torch.no_grad()
 def measure_abreast(model: LanguageModel, evaluations: Sequence[Evaluation]) -> list[dict[str, float]]:
     """What each evaluation gives for its own of the models that stand side by side in `model`."""
-    was_training = model.training
-    model.eval()
     totals = torch.zeros(len(evaluations), 5, dtype=torch.float64)
-    for same in zip(*(evaluation.batches for evaluation in evaluations), strict=True):
-        batch = same[0] if len(same) == 1 else side_by_side(same)
-        totals += _score(model, batch.to(evaluations[0].world.device)).cpu()
-    model.train(was_training)
+    with evaluating(model):
+        for same in zip(*(evaluation.batches for evaluation in evaluations), strict=True):
+            batch = same[0] if len(same) == 1 else side_by_side(same)
+            totals += _score(model, batch.to(evaluations[0].world.device)).cpu()
     return [evaluation.means(row) for evaluation, row in zip(evaluations, totals, strict=True)]
 
 

@@ -1,6 +1,5 @@
 """Examples as files that `datasets.load_dataset` reads: Parquet or JSON lines, with a card that says what they are."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from core.batch import Batch
 from core.config import Config, home
 from core.errors import UserError
-from core.files import flush, lock, partial_of, write_whole
+from core.files import flush, lock, partial_of, sha256_of, write_json, write_whole
 from core.show import View
 
 PLAN = "export.json"  # what is being written; there before the first row
@@ -26,7 +25,7 @@ TYPES = {"input_ids": "int32", "loss_mask": "int8", "labels": "int32"}  # items 
 class ExportConfig(Config):
     """The keys of every `export`."""
 
-    out: str = Field(min_length=1, description="folder to write to; one that an earlier export began is gone on with")
+    out: str = Field(min_length=1, description="folder to write to; an export that was cut off there is continued")
     format: Literal["parquet", "jsonl"] = Field("parquet", description="kind of the files")
     train: int = Field(10_000, ge=0, description="examples of the train split, the first ones that training sees")
     validation: int = Field(1000, ge=0, description="examples of the validation split")
@@ -79,7 +78,7 @@ def begin(folder: Path, plan: dict[str, Any]) -> bool:
         if folder.exists() and {path.name for path in folder.iterdir()} - {partial_of(folder / PLAN).name}:
             raise UserError(f"out: {folder} holds other files; use an empty folder or a new one")
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / PLAN, json.dumps(plan, indent=2) + "\n")
+        write_json(folder / PLAN, plan)
     except OSError as error:
         raise UserError(f"out: {folder} cannot be written: {error.strerror or error}") from error
     return False
@@ -109,7 +108,7 @@ def _write(view: View, path: Path, kind: str, split: str, start: int, stop: int,
     """A file, complete or not there at all."""
     partial = partial_of(path)
     partial.parent.mkdir(exist_ok=True)
-    batches = ((view.batch(split, at, min(at + AT_ONCE, stop))) for at in range(start, stop, AT_ONCE))
+    batches = (view.batch(split, at, min(at + AT_ONCE, stop)) for at in range(start, stop, AT_ONCE))
     if kind == "parquet":
         _write_parquet(view, partial, batches, bar)
     else:
@@ -156,7 +155,7 @@ def card(folder: Path, plan: dict[str, Any], files: list[str], has_text: bool) -
     splits = "\n".join(
         f"      - split: {split}\n        path: data/{split}-*.{plan['format']}" for split in plan["sizes"]
     )
-    hashes = "\n".join(f"| {name} | {hashlib.sha256((folder / name).read_bytes()).hexdigest()} |" for name in files)
+    hashes = "\n".join(f"| {name} | {sha256_of(folder / name)} |" for name in files)
     text = "- `text`: the example as text.\n" if has_text else ""
     made = json.dumps({key: value for key, value in plan.items() if key not in ("sizes", "rows_per_file")}, indent=2)
     sizes = ", ".join(f"{size:,} {split}" for split, size in plan["sizes"].items())

@@ -1,12 +1,14 @@
-"""Files that are whole or not there, and whose failures are the system's own words."""
+"""Files that are whole or not there, whose failures are the system's own words, and what proves them intact."""
 
 import fcntl
+import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
@@ -17,15 +19,20 @@ if TYPE_CHECKING:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file that holds all of `text`, or what it held before, whatever happens meanwhile."""
+    """Writes a file that holds all of `text`, as UTF-8, or what it held before, whatever happens meanwhile."""
     partial = partial_of(path)
     try:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         flush(partial)  # or a power cut might leave the new name with nothing in it
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """As `write_whole`, for people to read."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def partial_of(path: Path) -> Path:
@@ -53,6 +60,20 @@ def write_tensors(tensors: "dict[str, Tensor]", path: Path, metadata: dict[str, 
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+
+
+def link(path: Path, target: str) -> None:
+    """Points a link at what has the name `target` beside it, in one step that cannot leave it dangling."""
+    partial = partial_of(path)
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(target)
+    partial.replace(path)
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from core.model import LanguageModel
+from core.model import LanguageModel, evaluating
 
 
 @torch.no_grad()
@@ -22,22 +22,20 @@ def continuations(
     The likeliest token each time at `temperature` 0, else one drawn by `generator` from the logits divided by it. A
     continuation ends with the token `stop`, or without it after `most` tokens or where the model has no more positions.
     """
-    was_training = model.training
-    model.eval()
     device = next(model.parameters()).device
     rows = [list(prompt) for prompt in prompts]
     room = [model.n_positions - len(row) for row in rows]
     left = [space if most is None else min(most, space) for space in room]
     live = [i for i, tokens in enumerate(left) if tokens > 0]
-    while live:
-        longest = max(len(rows[i]) for i in live)
-        ids = torch.tensor([rows[i] + [0] * (longest - len(rows[i])) for i in live], device=device)
-        last = torch.tensor([n * longest + len(rows[i]) - 1 for n, i in enumerate(live)], device=device)
-        for i, token in zip(live, _choose(model(ids, last), temperature, generator), strict=True):
-            rows[i].append(token)
-            left[i] -= 1
-        live = [i for i in live if left[i] > 0 and rows[i][-1] != stop]
-    model.train(was_training)
+    with evaluating(model):
+        while live:
+            longest = max(len(rows[i]) for i in live)
+            ids = torch.tensor([rows[i] + [0] * (longest - len(rows[i])) for i in live], device=device)
+            last = torch.tensor([n * longest + len(rows[i]) - 1 for n, i in enumerate(live)], device=device)
+            for i, token in zip(live, _choose(model(ids, last), temperature, generator), strict=True):
+                rows[i].append(token)
+                left[i] -= 1
+            live = [i for i in live if left[i] > 0 and rows[i][-1] != stop]
     return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
 
 

@@ -42,15 +42,15 @@ GPT2_REQUIRED = {  # settings of a GPT2Config that our model has no other form o
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
-PARTS_OF_POSITIONS = ("wpe.weight", "wde.weight")
-NEOX_REQUIRED = {
+NEOX_REQUIRED = {  # the same of a GPTNeoXConfig
     "hidden_act": "gelu_new",
     "layer_norm_eps": 1e-5,
     "use_parallel_residual": False,
     "attention_bias": True,
 }
-POSITION_PARTS = "position_parts.safetensors"
 NEOX_DEFAULTS = {"hidden_act": "gelu", "use_parallel_residual": True}  # what a key that is left out means there
+PARTS_OF_POSITIONS = ("wpe.weight", "wde.weight")  # of number and digit ...
+POSITION_PARTS = "position_parts.safetensors"  # ... and the file that they are in
 
 
 class UnreadableModel(ValueError):
@@ -198,6 +198,7 @@ def unwrapped(name: str) -> str:
 
 
 def config_to_hf(config: GPTConfig) -> dict[str, Any]:
+    """The content of config.json: of a GPT2Config for learned positions, else of a GPTNeoXConfig."""
     common = {
         "vocab_size": config.num_tokens,
         "tie_word_embeddings": config.tied,

@@ -23,6 +23,7 @@ STOPPED = StopSignals.STATUS[signal.SIGTERM]
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Runs torchrun. Returns the exit status of the rank that ended first, or 75 after a signal that was handed on."""
     for number in HANDED_ON:
         signal.signal(number, hand_on)
     arguments = ["--signals_to_handle", "SIGINT", *(sys.argv[1:] if argv is None else argv)]
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def hand_on(number: int, frame: FrameType | None) -> None:
+    """Sends a signal to every child; without any, ends this process with the status that asks to be queued again."""
     children = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
     ranks = [int(pid) for of_thread in children for pid in of_thread]
     if not ranks:  # they are still to be started, or have all ended

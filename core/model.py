@@ -6,6 +6,8 @@ B batch, T tokens, C channels, H heads, D channels per head (C = H * D), V vocab
 import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -351,6 +353,17 @@ class GPT(LanguageModel):
     @property
     def is_stochastic(self) -> bool:  # type: ignore[override]
         return self.config.dropout > 0
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While entered, the model is in evaluation mode; then in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def own_positions(starts: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from core.stacked import StackedGPT, side_by_side
 from core.trainer import Definition, Evaluate, Phase, Run, Settings
 
 T = TypeVar("T", bound=SavedRunConfig)
+End = dict[str, Any] | RunFailed  # the summary of a run, or why it failed
 
 COUNTS = ("questions", "problems")  # of an evaluation, which seeds may have more or fewer of
 
@@ -56,7 +57,7 @@ def carry_out(config: T, prepare: Callable[[T, World], Replica], labels: Sequenc
     with config.join() as world:
         replicas = [prepare(one, world) for one in configs]
         if config.seeds is None:
-            ends: Sequence[dict[str, Any] | RunFailed] = [trainer.train(*replicas[0].arguments, world)]
+            ends: Sequence[End] = [trainer.train(*replicas[0].arguments, world)]
         else:
             ends = train(replicas, world)
         summaries = {one.seed: end for one, end in zip(configs, ends, strict=True) if not isinstance(end, RunFailed)}
@@ -91,7 +92,7 @@ def _what(row: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple((key, value) for key, value in row.items() if not (isinstance(value, float) or key in COUNTS))
 
 
-def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | RunFailed]:
+def train(replicas: Sequence[Replica], world: World) -> list[End]:
     """Carries out runs that differ in their seeds alone; each comes to what `core.trainer.train` makes of it.
 
     Returns the summary of each, or why it failed, which does not keep the others from going on. Those that are behind
@@ -100,28 +101,33 @@ def train(replicas: Sequence[Replica], world: World) -> list[dict[str, Any] | Ru
     """
     check(replicas)
     runs = [Run(*replica.arguments[:-1], world) for replica in replicas]
-    ended: dict[int, dict[str, Any] | RunFailed] = {}
+    ended: dict[int, End] = {}
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignals())
         open_all(runs, [replica.definition for replica in replicas], stack, ended)
         bar = stack.enter_context(progress(runs))
         while moving := those_behind(runs, ended):
             with Abreast(moving) as abreast:
-                for run in moving:
-                    with failing_alone(runs.index(run), ended), run.failing_in_words():
-                        run.measure_at_start()
-                while those_behind(runs, ended) == moving:
-                    stop_status = stop.status
-                    for run, batches, loss, norm in abreast.update():
-                        with failing_alone(runs.index(run), ended), run.failing_in_words():
-                            run.note(batches, sum(batch.input_ids.numel() for batch in batches), loss, norm)
-                            run.draw_consequences(abreast.lr, stop_status)
-                    bar.update(len(moving))
-                    if stop_status and those_behind(runs, ended):
-                        step = moving[0].state.step
-                        what = f"stopped by a signal; step {step} of each run that goes on is saved"
-                        raise Interrupted(what, stop_status)
+                move_on(abreast, runs, ended, stop, bar)
     return [ended[number] for number in range(len(runs))]
+
+
+def move_on(abreast: "Abreast", runs: Sequence[Run], ended: dict[int, End], stop: StopSignals, bar: tqdm) -> None:
+    """Updates the runs that are abreast until one of them has ended, or they have caught up with others."""
+    moving = abreast.runs
+    for run in moving:
+        with failing_alone(runs.index(run), ended), run.failing_in_words():
+            run.measure_at_start()
+    while those_behind(runs, ended) == moving:
+        stop_status = stop.status
+        for run, batches, loss, norm in abreast.update():
+            with failing_alone(runs.index(run), ended), run.failing_in_words():
+                run.note(batches, sum(batch.input_ids.numel() for batch in batches), loss, norm)
+                run.draw_consequences(abreast.lr, stop_status)
+        bar.update(len(moving))
+        if stop_status and those_behind(runs, ended):
+            step = moving[0].state.step
+            raise Interrupted(f"stopped by a signal; step {step} of each run that goes on is saved", stop_status)
 
 
 def check(replicas: Sequence[Replica]) -> None:
@@ -133,7 +139,7 @@ def check(replicas: Sequence[Replica]) -> None:
         assert other.model.config == first.model.config, "they differ in their shape"
 
 
-def open_all(runs: Sequence[Run], definitions: Sequence[Definition], stack: ExitStack, ended: dict[int, Any]) -> None:
+def open_all(runs: Sequence[Run], definitions: Sequence[Definition], stack: ExitStack, ended: dict[int, End]) -> None:
     """Opens each run's session. Raises UserError with the problems of all of them."""
     problems: list[str] = []
     for number, (run, definition) in enumerate(zip(runs, definitions, strict=True)):
@@ -147,7 +153,7 @@ def open_all(runs: Sequence[Run], definitions: Sequence[Definition], stack: Exit
 
 
 @contextmanager
-def failing_alone(number: int, ended: dict[int, Any]) -> Iterator[None]:
+def failing_alone(number: int, ended: dict[int, End]) -> Iterator[None]:
     """Notes that a run failed, in place of ending all."""
     try:
         yield
@@ -156,7 +162,7 @@ def failing_alone(number: int, ended: dict[int, Any]) -> Iterator[None]:
         tqdm.write(f"{error}; the others go on")
 
 
-def those_behind(runs: Sequence[Run], ended: dict[int, Any]) -> list[Run]:
+def those_behind(runs: Sequence[Run], ended: dict[int, End]) -> list[Run]:
     """The runs that have made the fewest updates, of those that go on. The others that are done are summarised."""
     for number, run in enumerate(runs):
         if number not in ended and run.is_done():

@@ -48,7 +48,7 @@ class RunConfig(Config, ABC):
     device: str | int = free("auto", description="auto, cpu, cuda, cuda:1 or the number of a GPU")
     compile: Compilation = free(
         False,
-        description="torch.compile; pays after a minute or so on a GPU. reduce-overhead: CUDA graphs, for small ones",
+        description="torch.compile; pays after a minute or so on a GPU. reduce-overhead: CUDA graphs, for small models",
     )
     gradient_checkpointing: bool = free(False, description="blocks are computed twice, to keep less in memory")
     parallel: Kind = free("ddp", description="under torchrun: ddp, each rank has the whole model; fsdp, a share of it")
@@ -120,7 +120,7 @@ class SavedRunConfig(RunConfig):
 
     seed: int
     seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] | None = free(
-        None, description="in place of seed, several, trained at once as runs of their own: 0-9, or 0,3,7-9"
+        None, description="several seeds, each a run of its own, trained at once; in place of seed: 0-9, or 0,3,7-9"
     )
     save_dir: str = free(..., min_length=1, description="folder of the run; checkpoints are save_dir/checkpoint-N")
     run_name: str | None = free(None, description="subfolder of save_dir for this run")

@@ -154,7 +154,7 @@ def _pieces(tokenizer: str) -> Callable[[int], str | None]:
     except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"tokenizer_name_or_path: {tokenizer!r} holds no tokenizer that can be had: {reason}"
+            f"tokenizer_name_or_path: {tokenizer!r} holds no tokenizer that can be loaded: {reason}"
         ) from error
 
     return lambda token: loaded.convert_ids_to_tokens(token) if token < len(loaded) else None

@@ -76,7 +76,18 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def token_name(self, token: int) -> str:
-        """How a reader would write this id."""
+        """How a reader would write this id. Raises ValueError for one that the vocabulary does not have."""
+
+    def check_token(self, token: int) -> None:
+        """Raises ValueError for an id that the vocabulary does not have."""
+        if not 0 <= token < self.num_tokens:
+            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+
+    def full_length(self, input_ids: Sequence[int]) -> list[int]:
+        """The sequence as Python's integers, for `check`. Raises ValueError unless it has `block_size` tokens."""
+        if len(input_ids) != self.block_size:
+            raise ValueError(f"the sequence has {len(input_ids)} tokens; it should have {self.block_size}")
+        return [int(token) for token in input_ids]
 
     def prompt(self, batch: Batch) -> np.ndarray:
         """The tokens that decide which split an example belongs to, int64 (B, P).

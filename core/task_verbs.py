@@ -2,10 +2,10 @@
 
 from typing import Any, ClassVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from core.cli import Verb
-from core.config import Config, domain, problems
+from core.config import Config, construct, domain
 from core.errors import UserError
 from core.export import ExportConfig, export
 from core.run_config import with_parameters
@@ -32,9 +32,9 @@ class TaskConfig(Config):
         kind = task_class(self.package, self.task)
         parameters = {name: getattr(self, name) for name in kind.model_fields}
         try:
-            return kind(**parameters)
-        except ValidationError as error:
-            raise ValueError(f"task {self.task}: {'; '.join(problems(error, kind, parameters))}") from error
+            return construct(kind, parameters)
+        except ValueError as error:
+            raise ValueError(f"task {self.task}: {error}") from error
 
 
 class Look(TaskConfig, ShowConfig):

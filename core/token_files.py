@@ -8,7 +8,6 @@
 `core.token_writer` writes them.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from core.errors import UserError
+from core.files import sha256_of
 from core.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -65,11 +65,6 @@ def _unlike(shape: Any, found: Any, key: str) -> str | None:
 
 def dtype_of(num_tokens: int) -> np.dtype:
     return np.dtype("<u2" if num_tokens <= LARGEST_SHORT else "<u4")
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class TokenFile:

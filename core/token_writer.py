@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from core.digests import Digests
 from core.documents import Document, Documents
-from core.files import flush, partial_of, write_whole
-from core.token_files import DOCUMENT, FORMAT, PARTS, TokenFile, dtype_of, part, sha256_of
+from core.files import flush, partial_of, sha256_of, write_json, write_whole
+from core.token_files import DOCUMENT, FORMAT, PARTS, TokenFile, dtype_of, part
 from core.tokenizer import Tokenizer
 
 AT_ONCE = 2**17  # characters, about, that are read before they are encoded
@@ -83,7 +83,7 @@ class Writer:
         say(f"{self.path}: going on after {found.documents:,} documents, {found.tokens:,} tokens")
         return found
 
-    def _opened(self, suffix: str) -> Any:
+    def _opened(self, suffix: str) -> IO[bytes]:
         """The partial file, cut to what is durable: what came after it was written by a process that died."""
         path = _partial(self.path, suffix)
         file = path.open("r+b" if path.exists() else "w+b")
@@ -157,7 +157,7 @@ def publish(path: Path, dtype: np.dtype, end_of_text: int, about: dict[str, Any]
         **about,
         "sha256": {suffix[1:]: sha256_of(part(path, suffix)) for suffix in PARTS},
     }
-    write_whole(part(path, ".meta.json"), json.dumps(meta, indent=2) + "\n")
+    write_json(part(path, ".meta.json"), meta)
     flush(path.parent)
     return meta
 

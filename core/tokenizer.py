@@ -29,6 +29,8 @@ PIECE = 2**17  # characters encoded at a time: the library needs some hundred by
 
 
 class Tokenizer(ABC):
+    """Text to ids and back. Two tokenizers with the same digest give the same ids."""
+
     name: str
     digest: str  # sixteen characters that differ where ids do, wherever the tokenizer was found
     num_tokens: int  # ids are 0 .. num_tokens - 1

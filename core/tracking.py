@@ -75,7 +75,7 @@ class Wandb:
         if self._run is not None:
             self._guard(lambda: self._run.finish(exit_code=status))
 
-    def _guard(self, action: Any) -> None:
+    def _guard(self, action: Callable[[], Any]) -> None:
         try:
             action()
         except Exception as error:  # a guest may fail in any way; the numbers are in metrics.jsonl all the same

@@ -288,7 +288,7 @@ class Run:
                 raise
             ignore_orders_to_stop()
             what = f"after step {self.state.step}: one of the {self.world.size} processes ended or hangs ({lost})"
-            self.fail(what, f"What became of it is said by itself or by torchrun; {advice}")
+            self.fail(what, f"Its own output, or torchrun's, says why; {advice}")
         except OSError as error:
             self.fail(f"after step {self.state.step}: {error}", f"Once that is mended, {advice}")
 
@@ -404,6 +404,7 @@ class Run:
             files.write_whole(run_dir / "config.yaml", write_yaml(definition.config))
 
     def load(self, step: int, definition: Definition) -> None:
+        """Goes on from the checkpoint of a step. Raises UserError if it is of a run with another identity."""
         path = checkpoint.folder(self.run_dir, step)
         record = checkpoint.read_state(path)
         check_identity(path, record["identity"], self.identity, definition.may_grow)
@@ -454,5 +455,5 @@ class Run:
             },
         }
         if self.world.is_main:
-            files.write_whole(self.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+            files.write_json(self.run_dir / "summary.json", summary)
         return summary

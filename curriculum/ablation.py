@@ -107,14 +107,14 @@ def prepare(config: AblationConfig, world: World, arm: str, budget: str, data: F
     parts = arm_parts(config, arm, budget, data, model, world)
     plan = arm_plan(config, arm, parts, world)
     evaluate = Validation(config, data, chosen, world)
-    settings = config.settings(world.device, pad_token=None)
+    settings = config.settings(world.device)
     defined = identity(config, arm, budget, data, world)
     definition = Definition(config.model_dump(), defined)
 
     def leave(summary: dict[str, Any]) -> None:
         if world.is_main:
             result = {"identity": defined, "flops": flops_of(model, parts), **summary}
-            files.write_whole(config.run_dir / RESULT, json.dumps(result, indent=2) + "\n")
+            files.write_json(config.run_dir / RESULT, result)
 
     return Replica(model, plan, evaluate, settings, config.run_dir, definition, leave)
 
@@ -162,7 +162,7 @@ def conclude(config: AblationConfig, rows: list[dict[str, Any]]) -> list[dict[st
         what = "of one seed" if means[0]["deviation"] is None else "mean and standard deviation over seeds"
         print(f"\nequal {budget}: validation loss in nats per token, {what}")
         print(as_table([row for row in means if row["budget"] == budget]))
-    files.write_whole(folder / "ablation.json", json.dumps({"runs": rows, "means": means}, indent=2) + "\n")
+    files.write_json(folder / "ablation.json", {"runs": rows, "means": means})
     print(f"\ntable   {folder / 'ablation.json'}\nplot    {draw(means, folder, config)}")
     return rows
 

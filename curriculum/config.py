@@ -1,6 +1,6 @@
 """The keys of the verbs that need a model: training, generation, and the comparison with other orders."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import Field, field_validator
@@ -25,29 +25,34 @@ class TrainingConfig(SavedRunConfig, DataConfig):
     dropout: float = Field(0.0, ge=0, lt=1, description="after the embedding, on attention, on residual branches")
 
     batch_size: int = Field(
-        8, ge=1, description="windows of the longest stage per micro-batch and process; shorter ones: as many tokens"
+        8,
+        ge=1,
+        description="windows per micro-batch and process where they are longest; other stages: about as many tokens",
     )
     gradient_accumulation_steps: int = Field(8, ge=1, description="micro-batches per update")
     document_mask: bool = Field(False, description="a token sees its own document alone, not others in its window")
 
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for the matrices of the blocks only")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: for the matrices of the blocks, adamw for the rest"
+    )
     lr: float = Field(3e-4, gt=0, description="peak learning rate")
     lr_schedule: Literal["restart", "continuous"] = Field(
-        "restart", description="one course of the learning rate for each stage, or one for all, by tokens"
+        "restart",
+        description="restart: a course of the learning rate for each stage; continuous: one for all, by tokens",
     )
     lr_decay: Shape = Field("cosine", description="course of the learning rate after the warm-up")
     warmup_steps: int = Field(500, ge=0, description="updates of rising learning rate; at most 10 % of the stage")
     min_lr_ratio: float = Field(0.1, ge=0, le=1, description="share of lr that cosine and linear end at")
     weight_decay: float = Field(0.01, ge=0, description="decay of matrices")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's memory of gradients")
-    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's memory of squared gradients")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay rate of the mean of gradients")
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's decay rate of the mean of squared gradients")
     seed: int = Field(1337, ge=0, le=LARGEST_SEED, description="of the initial weights, the windows and dropout")
 
     eval_every_steps: int = Field(100, ge=1, description="updates between evaluations")
     eval_tokens: int = Field(100_000, ge=1, description="validation tokens of each stage, in windows of its own length")
     save_every_steps: int = free(500, ge=1, description="updates between checkpoints; each stage's last is saved, too")
     sample_prompts: list[Annotated[str, Field(min_length=1)]] = free(
-        [], description="beginnings that the model continues, on the screen, at each evaluation"
+        [], description="prompts, whose continuations are printed at each evaluation"
     )
     sample_tokens: int = free(50, ge=1, description="tokens of each such continuation")
     sample_temperature: float = free(0.8, ge=0, description="0: always the likeliest token")
@@ -79,8 +84,7 @@ class TrainingConfig(SavedRunConfig, DataConfig):
         )
 
     def identity(self, world_size: int) -> dict[str, Any]:
-        left_out = (*FREE_OF_DATA, "resume")
-        identity = {key: value for key, value in super().identity(world_size).items() if key not in left_out}
+        identity = {key: value for key, value in super().identity(world_size).items() if key not in FREE_OF_DATA}
         windows = self.batch_size * self.gradient_accumulation_steps * world_size
         return {**identity, "windows_per_update": windows}
 
@@ -98,7 +102,8 @@ class TrainingConfig(SavedRunConfig, DataConfig):
         )
 
 
-ARMS = ("curriculum", "reversed", "shuffled", "fixed_block", "mixture")
+Arm = Literal["curriculum", "reversed", "shuffled", "fixed_block", "mixture"]
+ARMS = get_args(Arm)
 
 
 class AblationConfig(TrainingConfig):
@@ -108,11 +113,11 @@ class AblationConfig(TrainingConfig):
     seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] | None = free(
         [0, 1, 2], description="each arm is trained with each: 0-9, or 0,3,7-9"
     )
-    arms: list[Literal["curriculum", "reversed", "shuffled", "fixed_block", "mixture"]] = free(
-        list(ARMS), min_length=1, description="what is compared"
-    )
+    arms: list[Arm] = free(list(ARMS), min_length=1, description="what is compared")
     budgets: list[Literal["tokens", "flops"]] = free(
-        ["tokens", "flops"], min_length=1, description="what the arms have the same of: tokens, and operations"
+        ["tokens", "flops"],
+        min_length=1,
+        description="what is equal for all arms: tokens, and floating-point operations",
     )
     lr_schedule: Literal["continuous"] = Field("continuous", description="the same course for every arm")
 
@@ -135,5 +140,5 @@ class GenerateConfig(Config):
 
 
 class StatusConfig(DataConfig):
-    training: dict[str, Any] = Field({}, description="keys of `start`; of them, status looks at save_dir, run_name")
+    training: dict[str, Any] = Field({}, description="keys of `start`, of which status reads save_dir and run_name")
     save_dir: str | None = Field(None, description="folder of the run; null: what the file says, or runs/curriculum")

@@ -62,9 +62,8 @@ def sources_of(config: DataConfig) -> list[Documents]:
             continue
         own = [file.resolve() for file in source.files] if isinstance(source, LocalFiles) else []
         if again := [file for file in own if file in readers]:
-            problems.append(
-                f"{text.name}: reads {again[0]}, which {readers[again[0]]} reads; give one another source_path"
-            )
+            reader = readers[again[0]]
+            problems.append(f"{text.name}: reads {again[0]}, as {reader} does; give one of them another source_path")
         readers |= dict.fromkeys(own, text.name)
     if problems:
         raise UserError(*problems)
@@ -184,6 +183,7 @@ def chosen_for_validation(config: DataConfig, text: Text, whole: TokenFile) -> n
 
 
 def enough(text: Text, numbers: np.ndarray, lengths: np.ndarray, least: int, most: int) -> np.ndarray:
+    """`numbers`, the documents for validation. Raises UserError unless they have `least` to `most` tokens together."""
     taken = int(lengths[numbers].sum())
     if not least <= taken <= most:
         raise UserError(
@@ -249,10 +249,13 @@ def check_disjoint(file: TokenFile, earlier: Sequence[TokenFile], advice: str) -
         if not (file.meta and other.meta):  # somebody else's, who has to know
             continue
         if other.digest not in left_out(by=file) and file.digest not in left_out(by=other):
-            raise UserError(f"{file.path}: may hold what {other.path.name} holds, which was made anew; {advice}")
+            raise UserError(
+                f"{file.path}: may share documents with {other.path.name}, which was made anew since; {advice}"
+            )
 
 
 def check_length(text: Text, file: TokenFile) -> None:
+    """Raises UserError for a file with too few windows: one to train on, or VALIDATION_WINDOWS."""
     side = file.path.name.partition("_")[0]
     windows = 1 if side == "train" else VALIDATION_WINDOWS
     if (len(file) - 1) // text.block_size < windows:

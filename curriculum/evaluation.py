@@ -1,8 +1,11 @@
 """What is measured now and then: every stage's validation text, what is held out, and samples on the screen."""
 
+from collections.abc import Sequence
+
 import torch
 
 from core.distributed import World
+from core.errors import UserError
 from core.evaluate import Asking, Evaluation, Slices
 from core.generate import continuations
 from core.model import LanguageModel
@@ -23,9 +26,8 @@ class Validation:
         *earlier, last = config.stages
         held_out = [config.held_out] if config.held_out else []
         texts: list[Text] = [last, *earlier, *held_out]
+        self._prompts = encoded(config.sample_prompts, tokenizer, "sample_prompts")
         self._measures = [(text, files[text.name]["val"], self._evaluation(text, files)) for text in texts]
-        for prompt in config.sample_prompts:
-            tokenizer.encode([prompt])
 
     def _evaluation(self, text: Text, files: Files) -> Evaluation:
         config, world, block = self._config, self._world, text.block_size
@@ -39,8 +41,8 @@ class Validation:
         for text, file, measure in self._measures:
             where: dict[str, int | str] = {"split": "validation", "stage": text.name, "block_size": text.block_size}
             slices.append((where, metrics_of((yield measure), file)))
-        if self._config.sample_prompts and self._world.is_main:
-            self._world.say(samples(self._config, model, self._tokenizer, step))
+        if self._prompts and self._world.is_main:
+            self._world.say(samples(self._config, self._prompts, model, self._tokenizer, step))
         return slices
 
 
@@ -51,9 +53,18 @@ def metrics_of(found: dict[str, float], file: TokenFile) -> dict[str, float]:
     return {"loss": loss, "accuracy": found["accuracy"], **per_byte}
 
 
-def samples(config: TrainingConfig, model: LanguageModel, tokenizer: Tokenizer, step: int) -> str:
+def encoded(prompts: Sequence[str], tokenizer: Tokenizer, key: str) -> list[list[int]]:
+    """The ids of prompts. Raises UserError, naming their key, for one of whose characters the tokenizer has none."""
+    ids = [own.tolist() for own in tokenizer.encode(prompts)]
+    if unknown := [prompt for prompt, own in zip(prompts, ids, strict=True) if not own]:
+        raise UserError(f"{key}: the tokenizer {tokenizer.name} has no token for {unknown[0]!r}")
+    return ids
+
+
+def samples(
+    config: TrainingConfig, prompts: list[list[int]], model: LanguageModel, tokenizer: Tokenizer, step: int
+) -> str:
     """What the model writes after each of `sample_prompts`; drawn anew, and the same, whenever this step is reached."""
-    prompts = [ids.tolist() for ids in tokenizer.encode(config.sample_prompts)]
     found = continuations(
         model,
         prompts,

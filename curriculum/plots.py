@@ -6,10 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core.plots import draw_panels
+from core.plots import Row, draw_panels
 from core.tracking import read_metrics
-
-Row = dict[str, Any]
 
 
 def draw_run(run_dir: Path) -> Path:

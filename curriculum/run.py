@@ -21,7 +21,7 @@ from core.trainer import Definition
 from curriculum import plots
 from curriculum.config import AblationConfig, GenerateConfig, StatusConfig, TrainingConfig
 from curriculum.data import open_files, paths_of
-from curriculum.evaluation import Validation
+from curriculum.evaluation import Validation, encoded
 from curriculum.plan import Files, Part, parts_of, phases, position
 from curriculum.stages import TYPES
 
@@ -53,6 +53,7 @@ def resume(config: TrainingConfig) -> list[dict[str, Any]]:
 
 
 def check_resumable(config: TrainingConfig) -> None:
+    """Raises UserError unless the folder holds an intact checkpoint of a run of this type."""
     run_dir, begin = config.run_dir, f"begin with: python -m curriculum.cli start --type {config.type}"
     step = checkpoint.newest_intact(run_dir, say=lambda text: None)
     if step is None:
@@ -123,7 +124,7 @@ def rehearse(config: TrainingConfig) -> None:
     check_device(config.device)
     chosen = tokenizer.load(config.tokenizer)
     files = open_files(config, chosen)
-    with join(config.device) as world:
+    with config.join() as world:
         parts = parts_of(config, files, world.size)
         world.say(describe(parts))
         model = GPT(config.shape(chosen.num_tokens), seed=config.seed)
@@ -146,13 +147,14 @@ def status(config: StatusConfig) -> None:
 
 
 def show_progress(run_dir: Path) -> None:
+    """Prints where a run stands and its last measurements. Raises UserError for a run that has no stages."""
     step = checkpoint.newest_intact(run_dir, say=print)
     if step is None:
         print(f"\n{run_dir}: no run yet")
         return
     state = checkpoint.read_state(checkpoint.folder(run_dir, step))
     if "curriculum_stage" not in state:
-        raise UserError(f"save_dir: the run in {run_dir} is none of `start`, so that it stands in no stage")
+        raise UserError(f"save_dir: the run in {run_dir} was not made by `start`, so it has no stages")
     print(f"\n{run_dir}: step {step}, {state['tokens']:,} tokens, {state['identity']['type']} curriculum")
     where = {key: state[key] for key in ("curriculum_stage_idx", "curriculum_stage", "epoch", "stage_iter_num")}
     print(", ".join(f"{key} {value}" for key, value in where.items()))
@@ -182,14 +184,14 @@ def generate(config: GenerateConfig) -> str:
     folder = newest(config)
     run = of_checkpoint(folder, lambda values: AblationConfig if "arms" in values else TrainingConfig)
     chosen = tokenizer.load(run.tokenizer)
-    (prompt,) = chosen.encode([config.prompt])
+    (prompt,) = encoded([config.prompt], chosen, "prompt")
     with join(config.device) as world:
         model = hf.load(folder).to(world.device)
         if len(prompt) >= model.n_positions:
             raise UserError(f"prompt: has {len(prompt)} tokens, but the model has {model.n_positions} positions")
         (found,) = continuations(
             model,
-            [prompt.tolist()],
+            [prompt],
             stop=chosen.end_of_text,
             most=config.tokens,
             temperature=config.temperature,
@@ -201,6 +203,7 @@ def generate(config: GenerateConfig) -> str:
 
 
 def newest(config: GenerateConfig) -> Path:
+    """The checkpoint that is named, or the newest intact one of the run. Raises UserError without any."""
     if config.checkpoint is not None:
         return home(config.checkpoint)
     run_dir = home(config.save_dir)

@@ -29,13 +29,13 @@ class Text(Config):
     split: str = Field("train", min_length=1, description="split of a data set of the hub")
     text_column: str = Field("text", min_length=1, description="column of the text, where there are columns")
     revision: str | None = Field(
-        None, description="commit, branch or tag; null: a fixed one of TinyStories, else main of today"
+        None, description="commit, branch or tag; null: a fixed commit of TinyStories and C4, else today's main"
     )
     shuffle_buffer: int = Field(10_000, ge=0, description="of a data set's shuffled stream; 0: in its own order")
     source_path: list[str] | None = Field(
         None,
         min_length=1,
-        description=f"files and folders of {LOCAL}, or the file of addresses of {SCRAPE}; null: the command's key",
+        description=f"files, folders of {LOCAL}; the file of addresses of {SCRAPE}; null: local_files, web_sources",
     )
     document_separator: str | None = Field(
         None, description="of text files: a line that holds only this divides documents; null: a file is one"
@@ -69,7 +69,7 @@ class Text(Config):
 
 
 class CurriculumStage(Text):
-    n_epochs: int = Field(1, ge=1, description="times that the text is gone through")
+    n_epochs: int = Field(1, ge=1, description="passes over the text")
     n_tokens: int | None = Field(None, ge=1, description="tokens to train on, in place of n_epochs")
     lr: float | None = Field(None, gt=0, description="peak learning rate of the stage; null: that of the run")
     replay: float = Field(0.0, ge=0, lt=1, description="share of windows that come from earlier stages' text")
@@ -118,11 +118,13 @@ def check(stages: list[CurriculumStage], held_out: Text | None = None) -> None:
         if alike := [other.name for other in texts[:number] if other.stem == text.stem]:
             raise ValueError(
                 f"stages: {alike[0]} and {text.name} would both have files named {text.stem}; "
-                "give one another dataset_suffix"
+                "give one of them another dataset_suffix"
             )
         same = [other for other in texts[:number] if other.origin == text.origin]
         if same and text.dataset_key in (LOCAL, SCRAPE):
-            raise ValueError(f"stages: {same[0].name} and {text.name} read the same text; give one another source_path")
+            raise ValueError(
+                f"stages: {same[0].name} and {text.name} read the same text; give one of them another source_path"
+            )
     if stages[0].replay:
         raise ValueError(f"stages: {stages[0].name} is the first, so it has nothing to replay; leave replay out")
 
@@ -134,7 +136,9 @@ class DataConfig(Config):
     stages: list[CurriculumStage] = Field([], description="in the file that type names: the stages, in order")
     held_out: Text | None = Field(None, description="text that no stage trains on, to measure on")
     tokenizer: str = Field("gpt2", min_length=1, description="gpt2, bytes, or the path of a tokenizer's file or folder")
-    val_share: float = Field(0.001, gt=0, lt=0.5, description="share of each text kept for validation, or 8 windows")
+    val_share: float = Field(
+        0.001, gt=0, lt=0.5, description="share of each text kept for validation; at least 8 windows"
+    )
     data_seed: int = Field(42, ge=0, description="of the choice of validation documents and of shuffled streams")
     data_dir: str = Field("data", min_length=1, description="folder of the token files")
     local_files: str = Field("data/files", min_length=1, description=f"folder of {LOCAL} without a source_path")

@@ -28,13 +28,19 @@ class AdaptationConfig(SavedRunConfig):
     weights_to_be_transferred: list[Component] | None = Field(
         None, description="what to take; null: everything, or of a language model attn, ffn and ln"
     )
-    second_model_path: str | None = Field(None, description="another one, such as for the MLPs to another's attention")
-    second_weights_to_be_transferred: list[Component] | None = Field(None, description="what to take from that")
-    embedding_init_strategy: Embedding = Field("average", description="how the rows of another vocabulary are used")
+    second_model_path: str | None = Field(
+        None, description="a second model to take weights from, such as its MLPs beside the first one's attention"
+    )
+    second_weights_to_be_transferred: list[Component] | None = Field(
+        None, description="what to take from the second model"
+    )
+    embedding_init_strategy: Embedding = Field(
+        "average", description="how embeddings are made from those of another vocabulary"
+    )
     transfer_control: Control | None = Field(
         None, description="in place of the trained weights: their values shuffled, or an untrained model; null: neither"
     )
-    weights_to_be_trained: list[Component] = Field(["everything"], description="the others are frozen")
+    weights_to_be_trained: list[Component] = Field(["everything"], description="what is trained; the rest is frozen")
 
     positions: Literal["learned", "rope"] | None = Field(
         None, description="learned or rotary positions; null: as in the checkpoint, or else learned"
@@ -156,5 +162,6 @@ def build_model(
 
 
 def announce(fates: transfer.Report, world: World) -> None:
+    """Says what became of every parameter, if anything did."""
     if not fates.says_nothing:
         world.say(str(fates))

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from core import config as configuration
 from core.config import Config, home
 from core.errors import Interrupted, RunFailed, UserError
-from core.files import lock, make_folder, write_whole
+from core.files import link, lock, make_folder, write_whole
 from core.run_config import LARGEST_SEED
 from core.transfer import PATTERNS, Component
 from downstream.adaptation import AdaptationConfig
@@ -52,15 +52,18 @@ OWN_KEYS = {  # which the grid sets, or a cell would not be what its condition s
 class GridConfig(Config):
     save_dir: str = Field(min_length=1, description="folder of all cells and the report")
     seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] = Field(
-        min_length=1, description="of pretraining and what follows it alike"
+        min_length=1, description="of pretraining and of what follows it"
     )
-    pretraining: dict[str, dict[str, Any]] = Field({}, description="by name the keys of procedural_pretraining")
+    pretraining: dict[str, dict[str, Any]] = Field(
+        {}, description="what is pretrained: by name, keys of procedural_pretraining"
+    )
     weights: dict[str, list[Component]] = Field(
-        {}, description="by name what is transferred, such as attention: [attn]"
+        {}, description="what is transferred: by name, such as attention: [attn]"
     )
     controls: list[CONTROLS] = Field(["no_pretraining"], description="what else the cells are compared with")
     downstream: dict[str, dict[str, Any]] = Field(
-        min_length=1, description="by name the keys of `algorithmic`, or of c4, codeparrot or math if `verb` says so"
+        min_length=1,
+        description="what is trained then: by name, keys of `algorithmic`, or of the `verb` c4, codeparrot or math",
     )
     pretraining_keys: dict[str, Any] = Field({}, description="keys that all of `pretraining` share")
     downstream_keys: dict[str, Any] = Field({}, description="keys that all of `downstream` share")
@@ -72,7 +75,7 @@ class GridConfig(Config):
     shard: str = Field(
         "0/1",
         pattern=r"^\d+/[1-9]\d*$",
-        description="K/N: of the processes' work the shares K, K + N, ... alone, and what they need",
+        description="K/N: carry out only every Nth job, from number K on (from 0), and the pretraining that these need",
     )
     slurm: bool = Field(False, description="write a SLURM array script that runs the grid, and nothing else")
 
@@ -95,21 +98,22 @@ class GridConfig(Config):
         number, shards = map(int, self.shard.split("/"))
         if number >= shards:
             raise ValueError(f"shard {self.shard}: the first number counts from 0 to {shards - 1}")
-        for place, shared in (("pretraining", self.pretraining_keys), ("downstream", self.downstream_keys)):
-            entries = getattr(self, place)
-            for where, keys in {
-                f"{place}_keys": shared,
-                **{f"{place}.{n}": keys for n, keys in entries.items()},
-            }.items():
-                own = [key for key in keys if SemanticConfig.other_names.get(key, key) in OWN_KEYS[place]]
-                if own:
-                    raise ValueError(f"{where}.{own[0]}: the grid sets this key itself")
-            for name, keys in entries.items():
-                if place == "downstream" and keys.get("verb", "algorithmic") not in KINDS:
-                    raise ValueError(f"downstream.{name}.verb: {keys['verb']!r} is none of {', '.join(KINDS)}")
-                if not name.replace("_", "").replace("-", "").isalnum():
-                    raise ValueError(f"{place}.{name}: folders bear this name; use letters, digits, - and _ alone")
+        self._check_entries("pretraining", self.pretraining, self.pretraining_keys)
+        self._check_entries("downstream", self.downstream, self.downstream_keys)
         return self
+
+    @staticmethod
+    def _check_entries(place: str, entries: dict[str, dict[str, Any]], shared: dict[str, Any]) -> None:
+        """Raises ValueError for keys that the grid sets itself, an unknown verb, and names that no folder can bear."""
+        for where, keys in {f"{place}_keys": shared, **{f"{place}.{n}": keys for n, keys in entries.items()}}.items():
+            own = [key for key in keys if SemanticConfig.other_names.get(key, key) in OWN_KEYS[place]]
+            if own:
+                raise ValueError(f"{where}.{own[0]}: the grid sets this key itself")
+        for name, keys in entries.items():
+            if place == "downstream" and keys.get("verb", "algorithmic") not in KINDS:
+                raise ValueError(f"downstream.{name}.verb: {keys['verb']!r} is none of {', '.join(KINDS)}")
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"{place}.{name}: becomes the name of a folder; use letters, digits, - and _ alone")
 
     @property
     def root(self) -> Path:
@@ -239,7 +243,7 @@ def check(config: GridConfig, all_jobs: list[Job]) -> None:
                 problems.append(f"{noted.parent} holds a run with other settings; use another save_dir, or remove it")
     shared = Counter((job.folder, tuple(job.seeds)) for job in all_jobs)
     problems += [
-        f"{folder} would be that of two conditions; change a name" for (folder, _), n in shared.items() if n > 1
+        f"{folder} would belong to two conditions; change a name" for (folder, _), n in shared.items() if n > 1
     ]
     problems = problems or wrong_donors(all_jobs)
     if problems:
@@ -380,10 +384,7 @@ class Workers:
 def mark_final(folder: Path) -> None:
     """Links the last checkpoint, for the cells that wait for it."""
     last = Path(json.loads((folder / "summary.json").read_text())["checkpoint"]).name
-    partial = folder / f".{FINAL}.partial"
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(last)
-    partial.replace(folder / FINAL)
+    link(folder / FINAL, last)
 
 
 def run(config: GridConfig) -> None:

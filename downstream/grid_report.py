@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from core.config import Config, home, resolve
 from core.errors import UserError
+from core.files import write_json, write_whole
 from core.plots import draw_panels
 from core.tracking import read_metrics
 from downstream.grid import GridConfig, jobs
@@ -22,7 +23,8 @@ BASELINE = "no pretraining"
 class ReportConfig(Config):
     grid: str = Field(description="the grid's save_dir")
     metric: str = Field(
-        "accuracy", description="what is compared, of the test row in each summary.json, or else validation"
+        "accuracy",
+        description="measurement to compare: of the test row in each summary.json, or else of the validation row",
     )
 
 
@@ -59,8 +61,9 @@ def report(config: ReportConfig) -> list[dict[str, Any]]:
         raise UserError(f"grid: none of the {len(missing)} cells of {root} has ended yet")
     rows = rows_of(cells)
     text = as_markdown(rows, config.metric, len(cells) + len(missing), missing)
-    (root / "report.md").write_text(text)
-    (root / "report.json").write_text(json.dumps({"metric": config.metric, "missing": missing, "rows": rows}, indent=2))
+    write_whole(root / "report.md", text)
+    content = {"metric": config.metric, "missing": missing, "rows": rows}
+    write_json(root / "report.json", content)
     plots = [draw_heat_map(rows, config.metric, root / "heat_map.png"), draw_courses(cells, config.metric, root)]
     print(text)
     for path in [root / "report.md", root / "report.json", *plots]:
@@ -129,6 +132,7 @@ def tokens_to(cell: Cell, target: float) -> float | None:
 
 
 def as_markdown(rows: Sequence[dict[str, Any]], metric: str, expected: int, missing: Sequence[str]) -> str:
+    """The rows as a table, and below it which of the `expected` cells are missing."""
     lines = [
         f"{metric} on the test split, of text on validation: mean over seeds with 95 % interval (Student's t).",
         "Against no pretraining: the difference, p (Welch, two-sided), and downstream tokens saved until the final",
@@ -184,7 +188,7 @@ def draw_heat_map(rows: Sequence[dict[str, Any]], metric: str, path: Path) -> Pa
 def draw_courses(cells: Sequence[Cell], metric: str, root: Path) -> Path:
     """Validation over downstream tokens, a panel for each task, a line for each condition: the mean over seeds."""
 
-    def panel(task: str) -> Any:
+    def panel(task: str) -> Callable[[Any], None]:
         def draw(axis: Any) -> None:
             for condition in dict.fromkeys(cell.condition for cell in cells):
                 mine = [cell for cell in cells if (cell.task, cell.condition) == (task, condition)]

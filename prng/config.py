@@ -36,11 +36,12 @@ class PrngConfig(RunConfig):
 
     type: str = Field("LCG", description=f"generator: {', '.join(KINDS)}; several joined by +; {', '.join(COMPOSITES)}")
     control_bits: list[Annotated[int, Field(ge=0)]] = Field(
-        [], description="highest bits of the state that steer the output; needed but by LCG and TLCG; several: each"
+        [],
+        description="highest bits of the state that steer the output; LCG, TLCG have none; several: generators of each",
     )
     base: int | None = Field(None, ge=2, description="of the digits; null: the smallest that holds every output")
     digits: int = Field(1, ge=1, description="tokens per number, the least significant digit first")
-    vocab_size: int | None = Field(None, ge=2, description="tokens of the model; null: base")
+    vocab_size: int | None = Field(None, ge=2, description="size of the model's vocabulary; null: base")
     seq_len: int = Field(513, ge=2, description="numbers per sequence")
     n_a: int = Field(32, ge=1, description="multipliers trained on, of each modulus")
     n_c: int = Field(32, ge=1, description="increments trained on, of each modulus")
@@ -54,7 +55,9 @@ class PrngConfig(RunConfig):
     n_layer: int = Field(2, ge=1, description="blocks of the model")
     n_head: int = Field(2, ge=1, description="attention heads of a block")
     n_embd: int = Field(128, ge=1, description="width of the model")
-    no_rope: bool = Field(False, description="learned positions; of number and digit, where there are several digits")
+    no_rope: bool = Field(
+        False, description="learned positions instead of RoPE; with several digits, those of number and digit, added"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="after the embedding, on attention, on residual branches")
     pretrained_path: str | None = Field(
         None, description="checkpoint folder to start from; its vocabulary may be smaller"
@@ -66,23 +69,25 @@ class PrngConfig(RunConfig):
     lr_trgt: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
     lr_min: float = Field(1e-7, ge=0, description="learning rate that cosine ends at")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decay of matrices")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's memory of gradients")
-    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's memory of squared gradients")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay rate of the mean of gradients")
+    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's decay rate of the mean of squared gradients")
     main_seed: int = Field(
         1, ge=0, le=LARGEST_SEED, description="of the initial weights, dropout and the order of sequences"
     )
     data_seed: int = Field(1, ge=0, description="of the choice of a and c and of the start values")
 
-    eval_interval: int = Field(100, ge=1, description="updates between evaluations; one comes before the first, too")
+    eval_interval: int = Field(
+        100, ge=1, description="updates between evaluations; there is one before the first update, too"
+    )
     eval_examples: int | None = Field(
         None, ge=1, description="sequences of each cell and generator; null: all n_test_a x n_test_c"
     )
 
     results_dir: str = free("results/multi_curriculum", min_length=1, description="folder of the runs")
     experiment_name: str | None = free(None, min_length=1, description="the run's folder in it; null: a short name")
-    description: str | None = free(None, description="in your own words; stands in config.yaml")
+    description: str | None = free(None, description="a note in your own words, kept in config.yaml")
     save_checkpoints: bool = free(False, description="save now and then, not only at the end; needed to resume")
-    checkpoint_interval: int = free(1000, ge=1, description="updates between those")
+    checkpoint_interval: int = free(1000, ge=1, description="updates between checkpoints")
     save_total_limit: int | None = free(None, ge=1, description="checkpoints kept: the newest, and always the best")
     save_params: bool = free(False, description="write the final weights alone to params/ as well")
     save_correctness: bool = free(False, description="keep accuracy by position and by pair in correctness.npz")
@@ -92,7 +97,7 @@ class PrngConfig(RunConfig):
     wandb_name: str | None = free(None, description="its name for the run; null: that of the folder")
     wandb_tags: list[str] | None = free(None, description="its tags")
     wandb_notes: str | None = free(None, description="its notes; null: description")
-    wandb_offline: bool = free(False, description="to files that wandb sync uploads")
+    wandb_offline: bool = free(False, description="write to files that wandb sync uploads")
     wandb_api_key: str | None = free(
         None, exclude=True, description="its key; never written; WANDB_API_KEY does as well"
     )
@@ -280,7 +285,9 @@ class TrainConfig(PrngConfig):
 class LookConfig(TrainConfig, ShowConfig):
     """The keys of `inspect`: those of `train`, and what to show."""
 
-    split: Literal["train"] = Field("train", description="test cells are whole grids of other a and c, no split")
+    split: Literal["train"] = Field(
+        "train", description="sequences that training sees; tests are on grids of other a and c"
+    )
 
 
 class WriteConfig(TrainConfig, ExportConfig):
@@ -374,9 +381,10 @@ class GenerateConfig(Config):
 
     @property
     def generator(self) -> Generator:
+        """Raises ValueError in words for a type that names several, or outside its domain."""
         kinds = parse_kinds(self.type)
         if len(kinds) > 1:
-            raise ValueError(f"type {self.type} is several; one is shown at a time")
+            raise ValueError(f"type {self.type} names several generators; name one")
         if kinds[0] not in TRUNCATED and "control_bits" not in self.model_fields_set:
             raise ValueError(f"control_bits is missing; {kinds[0]} needs it (3 in arXiv 2510.26792)")
         return Generator(kinds[0], self.m, self.control_bits, self.bits_to_keep)

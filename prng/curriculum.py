@@ -18,7 +18,7 @@ Weights = list[Annotated[float, Field(ge=0)]]
 class Phase(Config):
     """A stretch of updates over which the shares of the moduli move from `start_weights` to `end_weights`."""
 
-    name: str | None = Field(None, description="how it is called in metrics; null: phase 1, phase 2, ...")
+    name: str | None = Field(None, description="its name in metrics; null: phase 1, phase 2, ...")
     phase_steps: int = Field(ge=1, description="updates")
     transition_steps: int = Field(0, ge=0, description="updates until the end weights hold")
     warmup_steps: int = Field(0, ge=0, description="updates over which the learning rate rises, from 1e-4 of it")

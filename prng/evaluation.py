@@ -13,9 +13,9 @@ import torch
 from core import rng
 from core.distributed import World
 from core.evaluate import Slices, score_tokens
-from core.model import LanguageModel
+from core.model import LanguageModel, evaluating
 from prng.generators import Generator
-from prng.parameters import Parameters, storable
+from prng.parameters import Parameters, storable, write_arrays
 from prng.source import Format, Grid
 
 CELLS = {  # name -> from which values of `Parameters` its a and its c are
@@ -85,19 +85,17 @@ def measure(
     by_number = torch.zeros(numbers, dtype=torch.float64, device=world.device)
     by_pair = torch.zeros(grid.pairs, dtype=torch.float64)
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss, right tokens
-    was_training = model.training
-    model.eval()
     for start in range(world.rank * batch_size, len(order), world.size * batch_size):
         which = order[start : start + batch_size]
         a, c = np.divmod(which, len(grid.c))
         batch = form.batch(grid.numbers(a, c, np.zeros_like(which), form.seq_len))
-        losses, hits = score_tokens(model, batch.supervised().to(world.device))
+        with evaluating(model):
+            losses, hits = score_tokens(model, batch.supervised().to(world.device))
         right = hits.view(batch.targets.shape)  # every position is scored
         totals += torch.stack([losses.sum(), right.sum().double()])
         right_numbers = right[:, d - 1 :].unflatten(1, (numbers, d)).all(dim=2).double()
         by_number += right_numbers.sum(dim=0)
         by_pair[torch.from_numpy(which)] = right_numbers.mean(dim=1).cpu()
-    model.train(was_training)
     sums = np.array(world.sum([*totals.tolist(), *by_number.tolist(), *by_pair.tolist()]))
     tokens = len(order) * (form.seq_len * d - 1)
     pairs = np.full(grid.pairs, np.nan)
@@ -155,7 +153,4 @@ def save_correctness(path: Path, measured: Sequence[Cell], scores: Sequence[Scor
     }
     for r, (cell, score) in enumerate(zip(measured, scores, strict=True)):
         arrays |= {f"a_{r}": storable(cell.grid.a), f"c_{r}": storable(cell.grid.c), f"by_pair_{r}": score.by_pair}
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    write_arrays(path, arrays)

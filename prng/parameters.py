@@ -15,6 +15,7 @@ import numpy as np
 
 from core.config import home
 from core.errors import UserError
+from core.files import partial_of
 from prng.generators import modulus_name
 
 KEYS = ("train_a", "train_c", "test_a", "test_c")
@@ -74,11 +75,6 @@ def _split(
         trained.update(for_train)
         parts.append((tuple(for_train), tuple(for_test)))
     return parts
-
-
-def has_full_period(m: int, a: int, c: int) -> bool:
-    """The theorem."""
-    return (a - 1) % multiplier_step(m) == 0 and math.gcd(c, m) == 1
 
 
 def multiplier_step(m: int) -> int:
@@ -156,10 +152,7 @@ def uniform(rng: np.random.Generator, bound: int, size: int) -> list[int]:
 def save(path: Path, chosen: Sequence[Parameters]) -> None:
     """Writes `train_a`, ... as (moduli, values) beside `moduli` (moduli,): int64, or decimal text above 2^63."""
     arrays = {key: storable([getattr(p, key) for p in chosen]) for key in KEYS}
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, moduli=storable([p.m for p in chosen]), **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    write_arrays(path, {"moduli": storable([p.m for p in chosen]), **arrays})
 
 
 def load(path: Path) -> list[Parameters]:
@@ -170,6 +163,14 @@ def load(path: Path) -> list[Parameters]:
             return [Parameters(int(m), *values) for m, *values in zip(arrays["moduli"], *columns, strict=True)]
     except Exception as error:  # a damaged archive may fail in any way
         raise UserError(f"{path} cannot be read: {_words(error)}") from error
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """An .npz file, whole or not there at all."""
+    partial = partial_of(path)
+    with partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    partial.replace(path)
 
 
 def storable(values: Sequence[int] | Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:

@@ -153,7 +153,7 @@ def check_meaning(config: PrngConfig, folder: Path) -> None:
     several = config.digits > 1 or run.form.digits > 1
     if several and config.form.base != run.form.base:
         raise UserError(
-            f"base: {config.form.base}, but digits in {folder} are to base {run.form.base}; its rows would lie"
+            f"base: {config.form.base}, but {folder} has digits to base {run.form.base}; its rows would mean others"
         )
 
 

@@ -15,7 +15,6 @@ from core.source import Source
 from prng.generators import Array, Generator, digits
 
 BLOCK = 256  # examples that one counter-based generator draws
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd, near 2^64 over the golden ratio: SplitMix64's step
 
 
 @dataclass(frozen=True)
@@ -74,22 +73,14 @@ class Grid:
 
 
 def start_states(key: np.uint64, which: np.ndarray, m: int) -> np.ndarray:
-    """A start value in [0, m) for each number in `which` (B,): int64 or Python integers, uniform up to 2^-64.
-
-    SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number generators") is a counter through a
-    mixing function, hence evaluated at any number at once.
-    """
+    """A start value in [0, m) for each number in `which` (B,): int64 or Python integers, uniform up to 2^-64."""
     if m & (m - 1) == 0 and m <= 2**63:
-        return (rng.mix(key + _times_golden(which)) & np.uint64(m - 1)).astype(np.int64)
+        return (rng.splitmix(key, which) & np.uint64(m - 1)).astype(np.int64)
     words = (m - 1).bit_length() // 64 + 2  # 64 bits more than the modulus has
     total = np.zeros(len(which), dtype=object)
     for word in range(words):
-        total = total * 2**64 + rng.mix(key + _times_golden(which * words + word)).astype(object)
+        total = total * 2**64 + rng.splitmix(key, which * words + word).astype(object)
     return total % m
-
-
-def _times_golden(counter: np.ndarray) -> np.ndarray:
-    return (counter.astype(np.uint64) + np.uint64(1)) * GOLDEN
 
 
 class Mixture(Source):

@@ -97,9 +97,7 @@ class Brackets(Task):
 
     def parse(self, input_ids: Sequence[int]) -> list[tuple[int, bool]]:
         """Type of each bracket and whether it opens, for `check`. Raises ValueError where the depths break the law."""
-        tokens = [int(token) for token in input_ids]
-        if len(tokens) != self.seq_length:
-            raise ValueError(f"the sequence has {len(tokens)} tokens; it should have {self.seq_length}")
+        tokens = self.full_length(input_ids)
         depth, brackets = 0, []
         for position, token in enumerate(tokens):
             if not 0 <= token < 2 * self.k:
@@ -127,8 +125,7 @@ class Brackets(Task):
         return None
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < self.num_tokens:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+        self.check_token(token)
         if token == self.pad_token:
             return "_"
         return f"({token}" if token < self.k else f"){token - self.k}"

@@ -100,9 +100,7 @@ class PromptAndAnswer(Task):
 
     def parse(self, input_ids: Sequence[int]) -> list[list[int]]:
         """The operands and the answer of one sequence as lists, for `check`. Raises ValueError on any other layout."""
-        tokens = [int(token) for token in input_ids]
-        if len(tokens) != self.block_size:
-            raise ValueError(f"the sequence has {len(tokens)} tokens; it should have {self.block_size}")
+        tokens = self.full_length(input_ids)
         while tokens and tokens[-1] == self.pad_token:
             tokens.pop()
 
@@ -124,8 +122,7 @@ class PromptAndAnswer(Task):
         return 1 <= token < self.vocab_size
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < self.num_tokens:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+        self.check_token(token)
         return {self.separator: "|", self.pad_token: "_"}.get(token, str(token))
 
 

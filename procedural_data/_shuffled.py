@@ -61,11 +61,9 @@ class Shuffled(Task):
 
     def check(self, input_ids: Sequence[int]) -> None:
         """Only whether the tokens are ids of the task, with pads at the end: any order of them may occur."""
-        tokens = [int(token) for token in input_ids]
-        if len(tokens) != self.of.block_size:
-            raise ValueError(f"the sequence has {len(tokens)} tokens; it should have {self.of.block_size}")
+        tokens = self.full_length(input_ids)
         for token in Counter(tokens):
-            self.token_name(token)
+            self.check_token(token)
         pads = [token == self.pad_token for token in tokens]
         if pads != sorted(pads):
             raise ValueError("a pad stands before another token")

@@ -59,9 +59,7 @@ class Eca(Task):
 
     def check(self, input_ids: Sequence[int]) -> None:
         """Looks each neighbourhood up in the rule, written as eight binary digits from 111 down to 000."""
-        if len(input_ids) != self.block_size:
-            raise ValueError(f"the sequence has {len(input_ids)} tokens; it should have {self.block_size}")
-        states = "".join(self.token_name(int(token)) for token in input_ids).split("|")
+        states = "".join(map(self.token_name, self.full_length(input_ids))).split("|")
         if [len(state) for state in states] != [self.width] * self.seq_length:
             raise ValueError(
                 f"there are states of {[len(s) for s in states]} cells, not {self.seq_length} of {self.width}"
@@ -75,6 +73,5 @@ class Eca(Task):
                     raise ValueError(f"cell {cell} of state {number} is {following[cell]}; it should be {expected}")
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < self.num_tokens:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+        self.check_token(token)
         return "01|"[token]

@@ -7,11 +7,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from core.batch import IGNORE, Batch
-from core.config import problems
+from core.config import construct
 from core.task import Oracle, Task, task_class
 
 LARGEST = 2**20  # of any size: far beyond what a model reads
@@ -31,11 +31,7 @@ class Part(BaseModel):
         """Raises ValueError in words."""
         if self.task == "mixture":
             raise ValueError("a mixture cannot be part of a mixture; name its parts instead")
-        kind, parameters = task_class(PACKAGE, self.task), {**(self.model_extra or {}), **overriding}
-        try:
-            return kind(**parameters)
-        except ValidationError as error:
-            raise ValueError("; ".join(problems(error, kind, parameters))) from error
+        return construct(task_class(PACKAGE, self.task), {**(self.model_extra or {}), **overriding})
 
 
 class Mixture(Task):
@@ -173,9 +169,7 @@ class Mixture(Task):
 
     def check(self, input_ids: Sequence[int]) -> None:
         """Hands the sequence to the check of its part, under the part's own ids."""
-        tokens = [int(token) for token in input_ids]
-        if len(tokens) != self.block_size:
-            raise ValueError(f"the sequence has {len(tokens)} tokens; it should have {self.block_size}")
+        tokens = self.full_length(input_ids)
         number = int(self.part_of(torch.tensor(tokens[0])))
         if not 0 <= number < len(self.tasks):
             raise ValueError(f"the first token is {tokens[0]}, which no part begins with")
@@ -193,8 +187,7 @@ class Mixture(Task):
         task.check(own)
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < self.num_tokens:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+        self.check_token(token)
         if token == self.pad_token:
             return "_"
         if token >= self.payload:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from core.config import Config, problems
+from core.config import Config, construct
 from core.model import GPTConfig
 from core.run_config import TrainingConfig, with_parameters
 from core.task import Task, task_class
@@ -40,7 +40,7 @@ class PretrainingConfig(TrainingConfig):
     curriculum_mastery_threshold: float = Field(
         0.99, gt=0, le=1, description="validation accuracy that counts as mastery, as a share of the best possible one"
     )
-    curriculum_step_epochs: int = Field(0, ge=0, description="epochs that each length is kept at least")
+    curriculum_step_epochs: int = Field(0, ge=0, description="fewest epochs at each length")
     stop_at_mastery: bool = Field(False, description="end the run when the final seq_length is mastered")
 
     @field_validator("task")
@@ -69,10 +69,7 @@ class PretrainingConfig(TrainingConfig):
         kind = task_class(PACKAGE, self.task)
         parameters = {name: getattr(self, name) for name in kind.model_fields}
         parameters |= {} if seq_length is None else {"seq_length": seq_length}
-        try:
-            task = kind(**parameters)
-        except ValidationError as error:
-            raise ValueError("; ".join(problems(error, kind, parameters))) from error
+        task = construct(kind, parameters)
         return Shuffled(of=task) if self.shuffle_tokens else task
 
     def _is_possible(self, seq_length: int) -> bool:
@@ -126,6 +123,6 @@ class EvaluationConfig(Config):
     examples: int = Field(2000, ge=1, description="examples to measure on")
     batch_size: int = Field(64, ge=1, description="examples at a time")
     eval_lengths: list[Annotated[int, Field(ge=1)]] = Field(
-        [], description="seq_lengths beside the trained one; learned positions end somewhere, rotary ones do not"
+        [], description="further seq_lengths; learned positions limit them, rotary ones do not"
     )
     device: str | int = Field("auto", description="auto, cpu, cuda, cuda:1 or the number of a GPU")

@@ -49,7 +49,7 @@ def fetch(folder: Path, texts: Callable[[Path], Iterator[tuple[str, str]]]) -> s
             filled = Path(scratch) / "filled"
             filled.mkdir()
             for name, text in texts(Path(scratch)):
-                (filled / name).write_text(text)
+                (filled / name).write_text(text, encoding="utf-8")
             filled.rename(folder)
     files = list(folder.glob("*.txt"))
     return f"{folder}: {len(files):,} files, {sum(file.stat().st_size for file in files):,} bytes"

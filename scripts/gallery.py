@@ -91,7 +91,7 @@ def generator_section(kind: str) -> str:
 if __name__ == "__main__":
     text = gallery()
     if "--check" in sys.argv[1:]:
-        sys.exit(int(not TARGET.exists() or TARGET.read_text() != text))
+        sys.exit(int(not TARGET.exists() or TARGET.read_text(encoding="utf-8") != text))
     TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(text)
+    TARGET.write_text(text, encoding="utf-8")
     print(f"wrote {TARGET.relative_to(ROOT)}")

@@ -160,7 +160,7 @@ def make(job: tuple[Path, int, int]) -> tuple[str, int, float, str]:
     except Exception as error:  # of somebody else's code, in any module: it is said, and the others are made
         return name, 0, 0.0, f"{type(error).__name__}: {error}"
     partial = path.with_suffix(".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
     return name, number, time.perf_counter() - started, ""
 

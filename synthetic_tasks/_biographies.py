@@ -224,6 +224,7 @@ LISTS = {
 
 @cache
 def language() -> Language:
+    """The language as arrays, made once in a process."""
     texts = [" " + value for values in LISTS.values() for value in values]
     sentences = [" " + template for kind in SENTENCES for template in TEMPLATES[kind]]
     others = [" of", *(f" {word}" for p in PRONOUNS for word in (p, p.lower()))]

@@ -149,7 +149,8 @@ def write(path: Path, step: int, rows: list[Row]) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    return list(csv.DictReader(path.open())) if path.exists() else []
+    """The rows that are there, values as text; none without a file."""
+    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
 
 
 def draw(metrics: Path, path: Path) -> Path:

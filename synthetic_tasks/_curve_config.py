@@ -89,9 +89,9 @@ class HopEvaluation(Config):
     num_examples_per_hop: int = Field(256, ge=1, description="rows for each, with M questions a row")
     batch_size: int = Field(16, ge=1, description="rows at a time")
     qa: bool = Field(True, description="all cycles have N nodes")
-    seed_offset: int = Field(10_000, ge=0, description="from the run's seed to that of the rows")
-    resample_each_eval: bool = Field(True, description="other rows at each evaluation")
-    seed_stride: int = Field(1000, ge=1, description="from the seed of the rows of one update to those of the next")
+    seed_offset: int = Field(10_000, ge=0, description="added to the run's seed, for that of the rows")
+    resample_each_eval: bool = Field(True, description="new rows at each evaluation")
+    seed_stride: int = Field(1000, ge=1, description="added for each update, if rows are resampled")
 
 
 class WandbConfig(Config):
@@ -129,7 +129,7 @@ class CurveConfig(RunConfig):
         None,
         gt=0,
         le=1,
-        description="begin with the smallest of eval.hops as K; at this accuracy of K steps, go on to the next one",
+        description="begin with the smallest of eval.hops as K; once K steps have this accuracy, take the next of them",
     )
     batch_size: int = Field(8, ge=1, description="examples per micro-batch, on each process")
     gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches per update")

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from core.batch import IGNORE, Batch, SupervisedBatch, concatenate
 from core.generate import continuations
-from core.model import LanguageModel
+from core.model import LanguageModel, evaluating
 from core.source import TaskSource
 from core.task import Task
 from synthetic_tasks import capo
@@ -27,6 +27,7 @@ from synthetic_tasks.mano import ManoTask
 
 Row = dict[str, Any]
 LABELS = ("split", "hop", "length", "prefix", "templates", "field", "questions")
+PREFIXES = (0, 50)  # tokens of a string of Lano that are given
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,11 @@ def examine(task: ExampleTask, model: LanguageModel, sheet: Sheet, hops: Sequenc
 def _logits(model: LanguageModel, batch: Batch, batch_size: int) -> Iterator[tuple[SupervisedBatch, torch.Tensor]]:
     """The scored positions of some rows at a time, and their logits float32 (N, V)."""
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    for start in range(0, len(batch.input_ids), batch_size):
-        some = batch.rows(slice(start, start + batch_size)).supervised()
-        moved = some.to(device)
-        yield some, model(moved.input_ids, moved.positions).float().cpu()
-    model.train(was_training)
+    with evaluating(model):
+        for start in range(0, len(batch.input_ids), batch_size):
+            some = batch.rows(slice(start, start + batch_size)).supervised()
+            moved = some.to(device)
+            yield some, model(moved.input_ids, moved.positions).float().cpu()
 
 
 def _scores(
@@ -222,14 +221,14 @@ def _knowledge(task: CapoTask, model: LanguageModel, sheet: Sheet) -> list[Row]:
 # --- Lano
 
 
-def parses(task: LanoTask, model: LanguageModel, sheet: Sheet, prefixes: Sequence[int] = (0, 50)) -> list[Row]:
-    """A row for each of `prefixes`, tokens of a string that the model is given: `parse`, the share of its completions,
+def parses(task: LanoTask, model: LanguageModel, sheet: Sheet) -> list[Row]:
+    """A row for each of PREFIXES, tokens of a string that the model is given: `parse`, the share of its completions,
     drawn at temperature 1, that the grammar can make."""
     if not (task.bos and task.eos):
         return []  # nothing to begin with, or never an end
     strings = [task.string(row["input_ids"]) for row in task.examples(sheet.batch(task))]
     rows = []
-    for length in prefixes:
+    for length in PREFIXES:
         generator = torch.Generator().manual_seed(sheet.seed)
         prompts = [[0, *string[:length]] for string in strings if len(string) > length]
         valid = 0

@@ -22,7 +22,9 @@ def size_chances(largest: int) -> np.ndarray:
 def check_names(nodes: int, symbols: int, shortest: int, longest: int) -> None:
     """Raises ValueError unless there are enough names for every node of the largest graph."""
     if longest * log2(symbols + 1) > LONGEST_CODE:
-        raise ValueError(f"max_tlen {longest}: so many symbols in a row, of {symbols}, are more names than can be told")
+        raise ValueError(
+            f"max_tlen {longest}: names so long, of {symbols} symbols, exceed {LONGEST_CODE} bits; use shorter ones"
+        )
     pool = sum(symbols**length for length in range(shortest, longest + 1))
     if pool < nodes:
         raise ValueError(

@@ -20,7 +20,7 @@ def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The keys of `conf/NAME/config.yaml` with its groups and the overrides. Raises UserError."""
     of_hydra = [word for word in overrides if word.lstrip("+~").startswith(("hydra.", "hydra/"))]
     if of_hydra:
-        raise UserError(f"{of_hydra[0]}: Hydra only reads the keys here; where a curve goes is said by output_dir")
+        raise UserError(f"{of_hydra[0]}: Hydra only reads the keys here; output_dir says where a curve goes")
     try:
         with initialize_config_dir(str(CONF / name), version_base=None):
             keys = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)

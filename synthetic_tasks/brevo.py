@@ -192,8 +192,7 @@ class BrevoTask(ExampleTask):
         return [(token,) for token in tokens]
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < self.num_tokens:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+        self.check_token(token)
         names = {
             self.answer: "<ans>",
             self.bos_token_id: "<bos>",

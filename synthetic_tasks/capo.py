@@ -59,7 +59,7 @@ class CapoTask(ExampleTask):
     @model_validator(mode="after")
     def _has_templates(self) -> Self:
         if self.templates == "held_out" and self.held_out_templates == 0:
-            raise ValueError("templates is held_out, but held_out_templates is 0: none are; use at least 1")
+            raise ValueError("templates is held_out, but held_out_templates is 0, so there are none; use at least 1")
         return self
 
     @property
@@ -312,8 +312,7 @@ class CapoTask(ExampleTask):
         return [[ids[" " + form(pronoun)] for pronoun in bio.PRONOUNS] for form in (str, str.lower)]
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < self.num_tokens:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+        self.check_token(token)
         return "<pad>" if token == self.pad_token else bio.language().vocabulary[token].replace(" ", "\u2581")
 
 

@@ -71,6 +71,7 @@ def refuse(name: str) -> None:
 
 
 def run_hydra(name: str, arguments: Sequence[str]) -> None:
+    """Carries out a verb of HYDRA_VERBS, with --multirun each of its runs. Raises UserError before the first begins."""
     verb = HYDRA_VERBS[name]
     if set(arguments) & set(HELP_FLAGS):
         return print(help_of(name))

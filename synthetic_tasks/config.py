@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from core.config import Config, problems
+from core.config import Config, construct
 from core.model import GPTConfig
 from core.run_config import LARGEST_SEED, TrainingConfig, with_parameters
 from core.show import ShowConfig
@@ -85,16 +85,13 @@ class Dataset(Config):
 
     @model_validator(mode="after")
     def _is_a_task(self) -> Self:
-        kind = task_class(PACKAGE, self.name)
-        try:
-            kind(**self.config)
-        except ValidationError as error:
-            raise ValueError("; ".join(problems(error, kind, self.config, lambda key: f"config.{key}"))) from error
+        _ = self.task
         return self
 
     @property
     def task(self) -> ExampleTask:
-        task = task_class(PACKAGE, self.name)(**self.config)
+        """The task with its parameters. Raises ValueError in words."""
+        task = construct(task_class(PACKAGE, self.name), self.config, lambda key: f"config.{key}")
         assert isinstance(task, ExampleTask)
         return task
 

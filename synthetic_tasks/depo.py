@@ -214,8 +214,7 @@ class DepoTask(ExampleTask):
         return names[0]
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < self.num_tokens:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+        self.check_token(token)
         if token in self._queries:
             return f"<query_{token - self.query_token_base}>"
         names = {self.bos_token_id: "<bos>", self.separator_token_id: "<sep>", self.answer_token_id: "<ans>"}

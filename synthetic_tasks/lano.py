@@ -171,8 +171,7 @@ class LanoTask(ExampleTask):
         return Oracle(log_prob, best_prob)
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < self.num_tokens:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+        self.check_token(token)
         return {0: "<bos>", self.eos_token: "<eos>", self.pad_token: "<pad>"}.get(token, str(token))
 
 

@@ -197,8 +197,7 @@ class ManoTask(ExampleTask):
         return float(self.answer_chances()[self.shortest :].max(axis=1).mean())
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < self.num_tokens:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+        self.check_token(token)
         if FIRST_VALUE <= token < FIRST_VALUE + self.value_mod:
             return f"<v{token - FIRST_VALUE}>"
         special = {self.bos_token_id: "<bos>", self.bos_token_id - 1: "<bosa>", self.pad_token: "<pad>"}

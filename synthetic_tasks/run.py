@@ -10,7 +10,7 @@ from core.config import home
 from core.distributed import World, join
 from core.errors import UserError
 from core.evaluate import Asking, Slices, by_group
-from core.files import write_whole
+from core.files import write_json
 from core.model import GPT, LanguageModel
 from core.replicas import Replica, carry_out
 from core.report import report, table
@@ -44,7 +44,7 @@ def prepare(config: SyntheticConfig, world: World) -> Replica:
             world.say("measuring")
             sheet = Sheet(config.seed, "test", config.exam_examples, config.batch_size)
             summary["exam"] = examine(config.example_task, model, sheet)
-            write_whole(config.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+            write_json(config.run_dir / "summary.json", summary)
             report(config.run_dir, summary, [plots.draw_run(config.run_dir)], ("split", "part"))
             print(table(summary["exam"], LABELS))
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from core.files import partial_of
+from core.files import partial_of, sha256_of
 from curriculum.scraping.sandbox import Extract
 
 
@@ -46,8 +46,7 @@ class Cache:
         path = self.body_path(url)
         try:
             entry = Entry(**_read(path.with_suffix(".json")))
-            with path.open("rb") as file:
-                intact = hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256 and entry.url == url
+            intact = sha256_of(path) == entry.sha256 and entry.url == url
         except (OSError, TypeError):
             return None
         return entry if intact else None

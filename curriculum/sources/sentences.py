@@ -55,6 +55,8 @@ class SimpleSentences(Documents):
 
 
 def story(generator: np.random.Generator) -> str:
+    """An opening, two to four of MIDDLES and an ending, about the same child and things."""
+
     def one_of(words: tuple[str, ...]) -> str:
         return words[generator.integers(len(words))]
 

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from core.config import Config, home, problems
+from core.config import Config, construct, home
 from core.donor import Donor
 from core.export import ExportConfig
 from core.model import GPTConfig
@@ -27,7 +27,7 @@ class AlgorithmicConfig(AdaptationConfig):
     task: str = Field(description="FAMILY_N or FAMILY_MIN_MAX, such as condattendstream_30 or forwardaddition_2_5")
     mask: Literal["answer", "documented"] = Field(
         "answer",
-        description="scored in training: the answer; documented: as earlier, all but its first token, and a pad",
+        description="scored in training: the answer; documented: without its first token, with a pad, as earlier",
     )
 
     n_layer: int | None = Field(None, ge=1, description="blocks; null: those of the checkpoint, or else of the family")
@@ -42,11 +42,11 @@ class AlgorithmicConfig(AdaptationConfig):
     train_steps: int = Field(250, ge=1, description="train_size x train_steps / batch_size updates are made")
     max_steps: int | None = Field(None, ge=1, description="updates, in place of that number")
     warmup_steps: int | None = Field(
-        None, ge=0, description="updates of rising rate; null: 500, at most a tenth of all"
+        None, ge=0, description="updates over which the learning rate rises; null: 500, at most a tenth of all"
     )
 
     eval_size: int = Field(4000, ge=1, description="test examples drawn; those drawn twice are measured once")
-    validation_size: int = Field(1000, ge=1, description="the same of the validation split, measured on the way")
+    validation_size: int = Field(1000, ge=1, description="the same of the validation split, measured during training")
     eval_steps: int | None = Field(None, ge=1, description="updates between validations; null: the family's")
     save_total_limit: int | None = free(3, ge=1, description="checkpoints kept: the newest, and always the best")
     save_dir: str = free("results/algorithmic_tasks", min_length=1, description="folder of the runs")
@@ -141,6 +141,6 @@ def parse(name: str) -> Question:
     first, last = int(match[2]), int(match[3] or match[2])
     sizes = {"min_len": 1 if match[3] is None and kind.starts_at_one else first, "max_len": last}
     try:
-        return kind(**sizes)
-    except ValidationError as error:
-        raise ValueError(f"{name!r}: {'; '.join(problems(error, kind, sizes))}") from error
+        return construct(kind, sizes)
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}") from error

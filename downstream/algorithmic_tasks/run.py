@@ -1,13 +1,12 @@
 """From a checked configuration to a model trained on an algorithmic task: transfer, plan, the loop of `core`, test."""
 
-import json
 from functools import partial
 from typing import Any
 
 from core import plots, rehearsal
 from core.distributed import World
 from core.evaluate import Asking, Slices
-from core.files import write_whole
+from core.files import write_json
 from core.model import LanguageModel
 from core.replicas import Replica, carry_out
 from core.report import report
@@ -47,7 +46,7 @@ def prepare(config: AlgorithmicConfig, world: World) -> Replica:
         summary["evaluation"].append({"split": "test", **test})
         summary["transfer"] = fates.rows()
         if world.is_main:
-            write_whole(config.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+            write_json(config.run_dir / "summary.json", summary)
             report(config.run_dir, summary, [plots.draw_run(config.run_dir)], LABELS)
 
     definition = Definition(config.model_dump(), config.identity(world.size), MAY_GROW)

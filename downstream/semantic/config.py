@@ -68,9 +68,7 @@ class SemanticConfig(AdaptationConfig):
 
     batch_size: int = Field(8, ge=1, description="rows per micro-batch, on each process")
     max_steps: int = Field(50_000, ge=1, description="updates")
-    passes: int | None = free(
-        1, ge=1, description="how often the data may be gone through; null: as often as max_steps asks for"
-    )
+    passes: int | None = free(1, ge=1, description="passes over the data that max_steps may need; null: any number")
     learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
     warmup_steps: int = Field(0, ge=0, description="updates over which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices")
@@ -78,7 +76,7 @@ class SemanticConfig(AdaptationConfig):
     eval_steps: int | None = Field(None, ge=1, description="updates between validations; null: save_steps")
     eval_batch_size: int | None = free(None, ge=1, description="rows at a time in evaluation; null: batch_size")
     early_stopping_perplexity: float | None = Field(
-        None, gt=1, description="the run ends once the validation perplexity is below; null: never"
+        None, gt=1, description="the run ends once the validation perplexity is below this; null: never"
     )
     save_steps: int = free(5000, ge=1, description="updates between checkpoints; the last update is always saved")
     further_saves: list[Annotated[int, Field(ge=1)]] = free(
@@ -159,7 +157,7 @@ class TextConfig(SemanticConfig):
         0.05,
         gt=0,
         lt=1,
-        description="of data, about; whole paths of several, else folders or files of the first level",
+        description="share of data, about; whole paths if several, else folders or files of the first level",
     )
     text_column: str = Field("text", min_length=1, description="key of the text in .jsonl, .parquet and on the hub")
     dataset: str = Field(min_length=1, description="data set of the hub")
@@ -172,9 +170,9 @@ class TextConfig(SemanticConfig):
         None, description="data set of the hub; null: the validation split of dataset"
     )
     shuffle_buffer: int = Field(0, ge=0, description="documents of the hub among which the next one is drawn")
-    max_documents: int | None = Field(None, ge=1, description="read at most; null: as many as the run needs")
+    max_documents: int | None = Field(None, ge=1, description="documents read at most; null: as many as the run needs")
     validation_documents: int | None = Field(
-        None, ge=1, description="of the hub, the first of the validation set; null: all"
+        None, ge=1, description="documents of the hub's validation set, the first ones; null: all"
     )
     separate_documents: bool = Field(True, description="the end-of-text token stands after each document")
     eval_windows: int | None = Field(
@@ -205,9 +203,11 @@ class C4Config(TextConfig):
     dataset: str = Field("allenai/c4", min_length=1, description="data set of the hub")
     dataset_config: str | None = Field("en", description="its configuration")
     validation_documents: int | None = Field(
-        1000, ge=1, description="of the hub, the first of the validation set; null: all"
+        1000, ge=1, description="documents of the hub's validation set, the first ones; null: all"
     )
-    embedding_init_strategy: Embedding = Field("retain", description="how the rows of another vocabulary are used")
+    embedding_init_strategy: Embedding = Field(
+        "retain", description="how embeddings are made from those of another vocabulary"
+    )
     seq_length: int = Field(2048, ge=2, description="tokens of a row, and positions of the model")
     batch_size: int = Field(4, ge=1, description="rows per micro-batch, on each process")
     gradient_accumulation_steps: int = Field(8, ge=1, description="micro-batches per update")
@@ -262,8 +262,8 @@ class MathConfig(SemanticConfig):
     validation_dir: str | None = free(None, description="folder of the modules to interpolate; null: data/interpolate")
     test_dir: str | None = free(None, description="folder of those to extrapolate; null: data/extrapolate, if there")
     end_token: bool = Field(True, description="answers end with a token of their own; the documented form has none")
-    eval_problems: int = Field(20, ge=1, description="of each module, measured on the way")
-    test_problems: int = Field(200, ge=1, description="of each module, others, measured at the end")
+    eval_problems: int = Field(20, ge=1, description="problems of each module, measured during training")
+    test_problems: int = Field(200, ge=1, description="other problems of each module, measured at the end")
     seq_length: int = Field(512, ge=2, description="tokens of a row, and positions of the model")
     save_dir: str = free("results/semantic/deepmind_math", min_length=1, description="folder of the run")
 

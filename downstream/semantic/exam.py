@@ -9,7 +9,7 @@ import torch
 
 from core.distributed import World
 from core.evaluate import Slices, score_each
-from core.model import LanguageModel
+from core.model import LanguageModel, evaluating
 from downstream.semantic.problem_file import TESTS, Group, Problems
 from downstream.semantic.problem_rows import row_lengths, written
 
@@ -64,12 +64,10 @@ class ProblemExam:
         self.digest = digest.hexdigest()[:16]
 
     def __call__(self, model: LanguageModel, where: Where) -> Slices:
-        was_training = model.training
-        model.eval()
         totals = torch.zeros(len(self.groups), 5, dtype=torch.float64)
-        for batch, of in self._batches:
-            totals.index_add_(0, of, score_each(model, batch.to(self.world.device)).cpu())
-        model.train(was_training)
+        with evaluating(model):
+            for batch, of in self._batches:
+                totals.index_add_(0, of, score_each(model, batch.to(self.world.device)).cpu())
         rows = np.array(self.world.sum(totals.flatten().tolist())).reshape(-1, 5)
         slices = []
         for regime in TESTS:

@@ -15,7 +15,6 @@ from downstream.semantic.problem_file import BOS, DIFFICULTIES, END, PAD, SEP, G
 
 STEPS_KEPT = 4096  # of passes over modules; the published data have 168 modules
 CHUNK = 65_536  # problems whose rows are laid out at a time
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's step
 
 
 class Stream:
@@ -68,8 +67,8 @@ class Stream:
         return factor, int(words[1]) % group.size
 
     def _hash(self, deck: int, counter: np.ndarray) -> np.ndarray:
-        key = rng.mix(self._key + np.array([deck], dtype=np.uint64) * GOLDEN)
-        return rng.mix(key + (counter.astype(np.uint64) + np.uint64(1)) * GOLDEN)
+        key = rng.mix(self._key + np.array([deck], dtype=np.uint64) * rng.GOLDEN)
+        return rng.splitmix(key, counter)
 
     def passes(self, problems: float) -> float:
         """How often the module that is gone through most will have been, after so many problems."""

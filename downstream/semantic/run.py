@@ -1,6 +1,5 @@
 """From a checked configuration to a language model trained on a corpus: transfer, the loop of `core`, test."""
 
-import json
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -8,7 +7,7 @@ from typing import Any, TypeVar
 from core import plots, rehearsal
 from core.distributed import World
 from core.evaluate import Slices
-from core.files import write_whole
+from core.files import write_json
 from core.model import LanguageModel
 from core.replicas import Replica, carry_out
 from core.report import report
@@ -46,7 +45,7 @@ def prepare(open_corpus: type[Corpus], config: T, world: World) -> Replica:
         summary["data"] = {**corpus.facts, "passes": corpus.passes * summary["step"] / config.max_steps}
         summary["transfer"] = fates.rows()
         if world.is_main:
-            write_whole(config.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+            write_json(config.run_dir / "summary.json", summary)
             report(config.run_dir, summary, [plots.draw_run(config.run_dir)], LABELS)
 
     identity = {**config.identity(world.size), "data_digest": corpus.digest}

@@ -1,6 +1,7 @@
 """Where the documents of a language model come from, which of them are held out, and how they become tokens."""
 
 import hashlib
+import os
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ END_OF_TEXT = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class Sources:
+    """What a run trains on and what is held out."""
+
     train: Documents
     validation: Documents
     key: list[Any]  # JSON values that differ where the documents do
@@ -124,8 +127,8 @@ def held_out(sizes: dict[str, int], config: TextConfig) -> list[str]:
     return names or [min(order, key=lambda name: sizes[name])]
 
 
-def hashed(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+def hashed(name: str) -> bytes:
+    return hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
 
 
 def fraction(digest: bytes) -> float:
@@ -147,6 +150,7 @@ def tokenizer_of(config: TextConfig, found: Sources, measured: int | None, folde
 
 
 def from_hub(repository: str) -> Path:
+    """The tokenizer.json of a repository, from the hub or its cache. Raises UserError if there is none."""
     from huggingface_hub import hf_hub_download
 
     try:

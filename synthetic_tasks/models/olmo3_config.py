@@ -22,12 +22,16 @@ class Olmo3Shape(Config):
     intermediate_size: int = Field(512, ge=1, description="width inside an MLP")
     num_hidden_layers: int = Field(4, ge=1, description="layers; those of the loop count once")
     num_attention_heads: int = Field(4, ge=1, description="query heads of a layer")
-    num_key_value_heads: int | None = Field(None, ge=1, description="key and value heads; null: as many")
+    num_key_value_heads: int | None = Field(None, ge=1, description="key and value heads; null: as many as query heads")
     max_position_embeddings: int = Field(2048, ge=1, description="longest row")
-    layer_types: list[LayerType] | None = Field(None, description="of each layer; null: every fourth sees everything")
-    sliding_window: int = Field(4096, ge=1, description="tokens that the other layers see, with the own one")
+    layer_types: list[LayerType] | None = Field(
+        None, description="kind of each layer; null: every fourth has full_attention, the others sliding_attention"
+    )
+    sliding_window: int = Field(
+        4096, ge=1, description="tokens that a layer with sliding_attention sees, its own included"
+    )
     rope_theta: float = Field(500_000.0, gt=1, description="base of the rotary angles")
-    rope_scaling: dict[str, float | str] | None = Field(None, description="YaRN of the layers that see everything")
+    rope_scaling: dict[str, float | str] | None = Field(None, description="YaRN of the layers with full_attention")
     bos_token_id: int | None = Field(0, ge=0, description="written to config.json")
     eos_token_id: int | None = Field(9500, ge=0, description="written to config.json")
     pad_token_id: int | None = Field(0, ge=0, description="written to config.json")

@@ -67,6 +67,7 @@ class Attention(nn.Module):
         return view.turn(_heads(self.k_norm(self.k_proj(x)), self.kv_heads)), _heads(self.v_proj(x), self.kv_heads)
 
     def forward(self, x: Tensor, view: View, source: tuple[Tensor, Tensor]) -> Tensor:
+        """What x (B, T, C) reads of the keys and values of `source`, as `read` gives them: (B, T, C)."""
         q = view.turn(_heads(self.q_norm(self.q_proj(x)), self.heads))
         k, v = source
         dropout = self.dropout if self.training else 0.0

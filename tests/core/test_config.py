@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from typing import Annotated, ClassVar, Self
 
 import pytest
@@ -16,6 +19,15 @@ class Example(config.Config):
     lengths: list[int] = Field([])
     paths: list[Annotated[str, Field(min_length=1)]] | None = None
     flag: bool = False
+
+
+def test_a_file_is_utf8_whatever_the_locale(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("name: größe", encoding="utf-8")
+    code = f"from core import config; print(ascii(config.read_file({str(path)!r})['name']))"
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # ASCII, as Python then takes it
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | locale, capture_output=True, text=True)
+    assert done.stdout == "'gr\\xf6\\xdfe'\n"
 
 
 def test_merge_keys_bring_in_values_and_the_keys_beside_them_win(tmp_path):

@@ -1,6 +1,7 @@
 """Documents come in a fixed order, from any number on, and what is no text is named."""
 
 import json
+import os
 
 import pyarrow as pa
 import pytest
@@ -82,6 +83,13 @@ def test_the_version_follows_names_and_contents(corpus):
     assert source.version() != before
     (corpus / "h.txt").write_text("x")
     assert len({before, source.version(), LocalFiles([str(corpus)]).version()}) == 3
+
+
+def test_names_of_files_need_not_be_utf8(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("text")
+    assert [document.text for document in LocalFiles([str(tmp_path)]).documents()] == ["text"]
+    assert LocalFiles([str(tmp_path)]).version()
+    assert HubDataset(str(tmp_path)).version()
 
 
 @pytest.mark.parametrize(

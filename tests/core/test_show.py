@@ -128,7 +128,7 @@ def test_a_tokenizer_writes_the_ids_that_it_has(tmp_path):
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
     name = names_of(str(tmp_path))
     assert [name(t) for t in (0, 4, 5, 6)] == ["w0", "w4", "a\\nb", "<6>"]
-    with pytest.raises(UserError, match="'/no/such/folder' holds no tokenizer that can be had"):
+    with pytest.raises(UserError, match="'/no/such/folder' holds no tokenizer that can be loaded"):
         names_of("/no/such/folder")
 
 
@@ -169,7 +169,7 @@ def test_the_commands_print_examples(cli, words, capsys):
         (synthetic_tasks, "inspect dataset=mano dataset.config.L=0", "config.L: 0 is not allowed"),
         (synthetic_tasks, "inspect dataset=depo dataset.config.K=900", "K 900 steps go around"),
         (synthetic_tasks, "inspect shw=1", "Could not override 'shw'; there is no such key"),
-        (synthetic_tasks, "inspect tokenizer_name_or_path=/no/such/folder", "holds no tokenizer that can be had"),
+        (synthetic_tasks, "inspect tokenizer_name_or_path=/no/such/folder", "holds no tokenizer that can be loaded"),
     ],
 )
 def test_what_cannot_be_shown_is_said_in_a_line(cli, words, message, capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models
 
 from core import checkpoint, files, trainer
 from core.tracking import read_metrics
@@ -330,8 +331,8 @@ ONE_STEM = {"warmup": {"name": "a", "dataset_suffix": "b_c"}, "foundation": {"na
         ({"stages": ONE_STEM}, "stages: a and a_b would both have files named a_b_c"),
         ({"stages": {"warmup": {"source_path": ["text/b"]}}}, "warmup and foundation read the same text"),
         ({"stages": {"warmup": {"source_path": ["text/x"]}}}, "text/x does not exist"),
-        ({"stages": {"pretrain": {"source_path": ["text/c", "text/b/../b/01.txt"]}}}, "01.txt, which foundation reads"),
-        ({"stages": {"pretrain": {"source_path": None}}, "local_files": "text"}, "00.txt, which warmup reads"),
+        ({"stages": {"pretrain": {"source_path": ["text/c", "text/b/../b/01.txt"]}}}, "01.txt, as foundation does"),
+        ({"stages": {"pretrain": {"source_path": None}}, "local_files": "text"}, "00.txt, as warmup does"),
         ({"stages": {"warmup": {"source_path": []}}}, "stages[0].source_path: [] is not allowed"),
         ({"stages": {"warmup": {"dataset_key": "simple-sentences"}}}, "stages[0]: source_path: is read for"),
         (
@@ -405,6 +406,17 @@ def test_samples_are_shown_and_text_is_generated(curriculum, capsys):
     )
 
 
+def test_a_prompt_without_any_token_is_refused(curriculum, capsys):
+    letters = {letter: number for number, letter in enumerate("abcdefghijklmnopqrstuvwxyz .\n")}
+    Tokenizer(models.BPE({**letters, "<eos>": len(letters)}, [])).save(str(Path("letters.json").absolute()))
+    file = curriculum(tokenizer="letters.json")
+    assert begin(file) == 0
+    told = "the tokenizer letters has no token for '???'"
+    assert f"prompt: {told}" in error_of(capsys, "generate", "???", "--save_dir", "run")
+    prompts = ["--sample_prompts", '["sun", "???"]', "--save_dir", "other"]
+    assert f"sample_prompts: {told}" in error_of(capsys, "start", "--type", file, *prompts)
+
+
 def test_status_says_what_there_is(curriculum, capsys):
     file = curriculum()
     assert cli.main(["status", "--type", file]) == 0
@@ -438,7 +450,7 @@ def test_status_finds_a_named_run_and_refuses_one_of_an_ablation(curriculum, cap
     flags = ["--arms", "curriculum", "--seeds", "0", "--budgets", "tokens", "--save_dir", "arms"]
     assert cli.main(["ablate", "--type", file, *flags]) == 0
     error = error_of(capsys, "status", "--type", file, "--save_dir", "arms/curriculum/seed0")
-    assert error.startswith("error: save_dir: the run in arms/curriculum/seed0 is none of `start`")
+    assert error.startswith("error: save_dir: the run in arms/curriculum/seed0 was not made by `start`")
 
 
 def test_python_can_do_what_the_commands_do(curriculum):

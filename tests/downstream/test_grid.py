@@ -298,7 +298,7 @@ def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
         ({"weights": {"none": []}}, "weights.none: [] takes nothing; name at least one of attn"),
         ({"weights": {"mlp": ["mlp"]}}, "it takes lines of the form `key: list of one of attn, heads"),
         ({"downstream": {}}, "downstream"),
-        ({"downstream": {"a b": {"task": "sorting_2"}}}, "folders bear this name"),
+        ({"downstream": {"a b": {"task": "sorting_2"}}}, "becomes the name of a folder"),
         ({"downstream": {"a": {"task": "sorting_2", "seed": 1}}}, "downstream.a.seed: the grid sets this key itself"),
         ({"downstream_keys": {"seed": 1}}, "downstream_keys.seed: the grid sets this key itself"),
         (
@@ -322,7 +322,7 @@ def test_the_slurm_script_is_sound_and_runs_its_share(tmp_path):
         ),
         (
             {"weights": {"attention": ["attn"], "attention-shuffled_tokens": ["ffn"]}},
-            "cells/sorting/set-attention-shuffled_tokens would be that of two conditions",
+            "cells/sorting/set-attention-shuffled_tokens would belong to two conditions",
         ),
         ({"shard": "2/2"}, "shard 2/2"),
         ({"shard": "x"}, "shard: 'x' is not allowed"),

@@ -248,6 +248,13 @@ def test_about_the_share_is_held_out_and_never_all():
             assert sum(sizes[name] for name in names) <= 0.15 * sum(sizes.values())
 
 
+def test_files_whose_names_are_not_utf8_are_held_out_like_others(tmp_path):
+    for name in (b"caf\xe9.txt", b"plain.txt"):
+        (tmp_path / os.fsdecode(name)).write_text("text")
+    found = sources(resolve(lambda values: C4Config, None, {"data": str(tmp_path)}))
+    assert len(found.train.files) == len(found.validation.files) == 1
+
+
 # Tokens and the hub
 
 

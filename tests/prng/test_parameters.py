@@ -1,3 +1,4 @@
+import math
 import zipfile
 from itertools import combinations
 
@@ -8,9 +9,14 @@ from hypothesis import strategies as st
 
 from core.errors import UserError
 from prng import parameters
-from prng.parameters import Excluded, choose, has_full_period, multiplier_step, read_excluded
+from prng.parameters import Excluded, choose, multiplier_step, read_excluded
 
 NOTHING = Excluded()
+
+
+def has_full_period(m, a, c):
+    """By the theorem, as the choice of values has it."""
+    return (a - 1) % multiplier_step(m) == 0 and math.gcd(c, m) == 1
 
 
 def period(m, a, c):

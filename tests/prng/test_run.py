@@ -315,7 +315,7 @@ def test_fine_tuning_starts_from_the_trained_weights_with_a_larger_vocabulary(tr
         ({"n_embd": "32"}, "n_embd is 16, not 32"),
         ({"no_rope": "true"}, "positions is rope, not learned"),
         ({"m": "2**7"}, "num_tokens is 256, more than 128"),
-        ({"digits": "2", "m": "2**20"}, "base: 1024, but digits in"),
+        ({"digits": "2", "m": "2**20"}, "has digits to base 256"),
     ],
 )
 def test_what_cannot_be_loaded_is_an_error_and_no_random_start(train, tmp_path, capsys, changes, words):
@@ -357,7 +357,7 @@ def test_evaluating_a_checkpoint_gives_what_the_run_measured(train, capsys):
         assert row["generator"] in line
     with np.load(run_dir / "correctness.npz") as a, np.load(run_dir / "correctness_checkpoint-60.npz") as b:
         np.testing.assert_allclose(a["by_number"], b["by_number"])
-    (run_dir / "correctness_checkpoint-60.partial").mkdir()  # stands for a folder that must not be written
+    (run_dir / ".correctness_checkpoint-60.npz.partial").mkdir()  # stands for a folder that must not be written
     assert cli.main(["evaluate", "--checkpoint", str(run_dir / "checkpoint-60"), "--device", "cpu"]) == 1
     assert capsys.readouterr().out.splitlines() == said[:-1], "what was measured is lost"
 

@@ -458,7 +458,7 @@ def test_hops_that_a_checkpoint_cannot_be_asked_for_are_refused(task, hops, mess
         ("curve metrics_file=metrics.jsonl", "metrics_file: 'metrics.jsonl' is no name of a file that ends in .csv"),
         ("curve metrics_file=no/such.csv", "metrics_file: 'no/such.csv' is no name"),
         ("curve dataset=null", "Config group override must be a string or a list"),
-        ("curve hydra.run.dir=here", "where a curve goes is said by output_dir"),
+        ("curve hydra.run.dir=here", "output_dir says where a curve goes"),
         ("inspect +hydra/launcher=basic", "Hydra only reads the keys here"),
         ("curve train.max_steps", "Error parsing override 'train.max_steps'"),
         ("curve train.max_steps=2,3", "Ambiguous value"),

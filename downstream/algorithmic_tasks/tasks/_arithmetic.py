@@ -92,9 +92,7 @@ class Arithmetic(Question):
 
     def check(self, input_ids: Sequence[int]) -> None:
         """Reads the sequence as text, and computes with whole numbers."""
-        if len(input_ids) != self.block_size:
-            raise ValueError(f"the sequence has {len(input_ids)} tokens; it should have {self.block_size}")
-        text = " ".join(self.token_name(int(token)) for token in input_ids)
+        text = " ".join(map(self.token_name, self.full_length(input_ids)))
         number = r"((?:\d )+)"
         match = re.fullmatch(rf"{number}{re.escape(self.symbol)} {number}= ((?:\d' )+)#(?: _)*", text)
         if match is None:
@@ -111,8 +109,7 @@ class Arithmetic(Question):
             raise ValueError(f"the result reads {answer.replace(' ', '')}; it should read {expected}")
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < self.num_tokens:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+        self.check_token(token)
         return self.symbol if token == OPERATOR else NAMES[token]
 
 

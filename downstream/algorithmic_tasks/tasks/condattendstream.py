@@ -74,10 +74,7 @@ class Haystack(Question):
 
     def check(self, input_ids: Sequence[int]) -> None:
         """Walks over the sequence with a dictionary."""
-        tokens = [int(token) for token in input_ids]
-        if len(tokens) != self.block_size:
-            raise ValueError(f"the sequence has {len(tokens)} tokens; it should have {self.block_size}")
-        names = [self.token_name(token) for token in tokens]
+        names = [self.token_name(token) for token in self.full_length(input_ids)]
         known: dict[str, str] = {}
         while len(names) > 1 and names[0].startswith("k"):
             key, value = names.pop(0), names.pop(0)
@@ -95,8 +92,7 @@ class Haystack(Question):
             raise ValueError(f"after the answer comes {' '.join(rest)}, where pads are expected")
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < V:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {V - 1}")
+        self.check_token(token)
         if token == PAD:
             return "_"
         if token < KEYS:

@@ -62,10 +62,7 @@ class Sorting(Question):
 
     def check(self, input_ids: Sequence[int]) -> None:
         """Puts one item after the other into its place in a list."""
-        tokens = [int(token) for token in input_ids]
-        if len(tokens) != self.block_size:
-            raise ValueError(f"the sequence has {len(tokens)} tokens; it should have {self.block_size}")
-        names = [self.token_name(token) for token in tokens]
+        names = [self.token_name(token) for token in self.full_length(input_ids)]
         ordered: list[int] = []
         for name in names:
             if name == "=":
@@ -82,6 +79,5 @@ class Sorting(Question):
             raise ValueError(f"the answer reads {' '.join(answer)}; it should read {' '.join(expected)}")
 
     def token_name(self, token: int) -> str:
-        if not 0 <= token < self.num_tokens:
-            raise ValueError(f"there is no token {token}; the ids are 0 .. {self.num_tokens - 1}")
+        self.check_token(token)
         return {EQUALS: "=", PAD: "_", STOP: "#"}.get(token, str(token))
