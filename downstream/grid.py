@@ -405,7 +405,7 @@ def run(config: GridConfig) -> None:
 
 
 SLURM = """#!/usr/bin/env bash
-# Runs the grid in {root}: {shards} array tasks, each with every {shards}th run of it. Preempted or out of time, a task
+# Runs the grid in {root}: {shards} array tasks, each with one run in {shards} of it. Preempted or out of time, a task
 # saves, is queued again, and goes on where it was.
 #SBATCH --job-name=transfer-grid
 #SBATCH --array=0-{last}

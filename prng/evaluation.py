@@ -85,17 +85,17 @@ def measure(
     by_number = torch.zeros(numbers, dtype=torch.float64, device=world.device)
     by_pair = torch.zeros(grid.pairs, dtype=torch.float64)
     totals = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss, right tokens
-    for start in range(world.rank * batch_size, len(order), world.size * batch_size):
-        which = order[start : start + batch_size]
-        a, c = np.divmod(which, len(grid.c))
-        batch = form.batch(grid.numbers(a, c, np.zeros_like(which), form.seq_len))
-        with evaluating(model):
+    with evaluating(model):
+        for start in range(world.rank * batch_size, len(order), world.size * batch_size):
+            which = order[start : start + batch_size]
+            a, c = np.divmod(which, len(grid.c))
+            batch = form.batch(grid.numbers(a, c, np.zeros_like(which), form.seq_len))
             losses, hits = score_tokens(model, batch.supervised().to(world.device))
-        right = hits.view(batch.targets.shape)  # every position is scored
-        totals += torch.stack([losses.sum(), right.sum().double()])
-        right_numbers = right[:, d - 1 :].unflatten(1, (numbers, d)).all(dim=2).double()
-        by_number += right_numbers.sum(dim=0)
-        by_pair[torch.from_numpy(which)] = right_numbers.mean(dim=1).cpu()
+            right = hits.view(batch.targets.shape)  # every position is scored
+            totals += torch.stack([losses.sum(), right.sum().double()])
+            right_numbers = right[:, d - 1 :].unflatten(1, (numbers, d)).all(dim=2).double()
+            by_number += right_numbers.sum(dim=0)
+            by_pair[torch.from_numpy(which)] = right_numbers.mean(dim=1).cpu()
     sums = np.array(world.sum([*totals.tolist(), *by_number.tolist(), *by_pair.tolist()]))
     tokens = len(order) * (form.seq_len * d - 1)
     pairs = np.full(grid.pairs, np.nan)
