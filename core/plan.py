@@ -51,6 +51,7 @@ class Settings:
     patience: int | None = None  # evaluations without a lower validation loss before the run ends
     workers: int = 1  # threads that make batches ahead
     resume: bool = False
+    resumed_by: str = "resume: true"  # how that is said to the user
     starts_blind: bool = True  # untrained weights: a first loss far above that of a blind guess is a mistake
     pad_token: int | None = None  # for the saved config.json
     wandb: dict[str, Any] | None = None  # arguments of wandb.init

@@ -38,6 +38,7 @@ def free(default: Any, **settings: Any) -> Any:
 class RunConfig(Config, ABC):
     folder_key: ClassVar[str] = "save_dir"  # the key that says where the run's folder is
     wandb_key: ClassVar[str] = "wandb_enable"  # the key that asks for Weights & Biases
+    resumed_by: ClassVar[str] = "resume: true"  # what one adds to go on with a run
     cut: ClassVar[frozenset[str]] = frozenset()  # keys that cut a global batch into micro-batches
 
     max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are scaled down to this norm; null: never")
@@ -99,6 +100,7 @@ class RunConfig(Config, ABC):
             save_total_limit=self.save_total_limit,
             workers=self.num_workers,
             resume=self.resume,
+            resumed_by=self.resumed_by,
             wandb=self.wandb,
             **further,
         )

@@ -390,7 +390,8 @@ class Run:
             kind = "folder" if best.is_dir() else "file"
             raise UserError(f"{best} is a {kind}, where a link is to be made to the best checkpoint; move it away")
         if steps and not self.settings.resume:
-            raise UserError(f"{run_dir} already holds a run (checkpoint-{steps[-1]}); continue it with resume: true")
+            has = f"{run_dir} already holds a run (checkpoint-{steps[-1]})"
+            raise UserError(f"{has}; go on with {self.settings.resumed_by}, or use another folder")
         found = checkpoint.newest_intact(run_dir, self.world.say) if self.world.is_main else None
         (step,) = self.world.sum([-1 if found is None and self.world.is_main else found or 0])  # rank 0 decides
         if steps and step < 0:

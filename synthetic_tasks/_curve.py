@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core import checkpoint, rehearsal, trainer
+from core import rehearsal, trainer
 from core.batch import Batch, concatenate
 from core.distributed import World
 from core.errors import UserError
@@ -28,10 +28,6 @@ COLUMNS = ("step", "examples_seen", "hop", "accuracy", "first_token", "token")
 def train(config: CurveConfig) -> dict[str, Any]:
     """Trains and measures by turns; writes a CSV on the way and a plot at the end. Returns the run's summary."""
     check_device(config.device)
-    steps = checkpoint.list_steps(config.run_dir)
-    if steps and not config.resume:
-        has = f"{config.run_dir} already holds a run (checkpoint-{steps[-1]})"
-        raise UserError(f"{has}; go on with train.resume=true, or give another output_dir")
     with config.join() as world:
         model, plan, settings = build(config, world)
         config.check_machine()

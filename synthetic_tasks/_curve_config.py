@@ -109,6 +109,7 @@ class LoggingConfig(Config):
 class CurveConfig(RunConfig):
     folder_key: ClassVar[str] = "output_dir"
     wandb_key: ClassVar[str] = "logging.wandb.enabled"
+    resumed_by: ClassVar[str] = "train.resume=true"
     headings: ClassVar[dict[str, str]] = {"train": ""}
     cut: ClassVar[frozenset[str]] = frozenset({"batch_size", "gradient_accumulation_steps"})
 
