@@ -5,8 +5,10 @@ python -m benchmarks.scaling [--json FILE] [--sizes 2_2_64,4_4_128,4_4_256] [--p
 
 Each case is our loop on tokens of which every one is predicted. Its floating-point operations are counted as
 6 N per token, N being the parameters in matrices, and 6 L C T for causal attention over T tokens (L layers, width C);
-their share of what a large matrix product reaches here is the model FLOPs utilisation. Then the seconds an update are
-fitted, with coefficients that cannot be negative, as
+their share of what a large matrix product reaches here, or of `--peak`, is the model FLOPs utilisation. (That of PaLM,
+Chowdhery et al., 2022, appendix B, counts attention as if it were not causal: 12 L C T.) "wait" is the share of the
+time that the main process waited for data. Then the seconds an update are fitted, with coefficients that cannot be
+negative, as
 
     t = a + b * FLOPs of matrices + c * FLOPs of attention + d * tokens * L * C + e * bytes to all-reduce
 
@@ -41,7 +43,7 @@ from core.source import Source
 from core.tracking import Tracker
 from core.trainer import Phase, Run, Settings
 
-WARM_UP_STEPS = 3
+WARM_UP_STEPS, TURNS = 3, 5
 CPU_DEFAULTS = {"sizes": "2_2_64,4_4_128,4_4_256", "batches": "4,16", "lengths": "64,256", "processes": "1,2"}
 GPU_DEFAULTS = {"sizes": "4_4_256,12_12_768", "batches": "8,32", "lengths": "512,1024", "processes": "1"}
 
@@ -116,7 +118,7 @@ def train(rank: int, case: Case, seconds: float, port: int, answer: Any) -> None
         run = Run(GPT(case.shape), plan, lambda model, step: [], settings, folder, world)
         with redirect_stderr(io.StringIO()):
             run.tracker = stack.enter_context(Tracker(folder, 0, run.total, world.is_main))
-        run.batches = stack.enter_context(Prefetcher(run.make_update, start=0, stop=run.total, workers=1))
+        run.batches = stack.enter_context(Prefetcher(run.make_pinned, start=0, stop=run.total, workers=1))
 
         def timed(steps: int) -> float:
             started = time.perf_counter()
@@ -126,20 +128,23 @@ def train(rank: int, case: Case, seconds: float, port: int, answer: Any) -> None
             return (time.perf_counter() - started) / steps
 
         (slowest,) = world.sum([timed(WARM_UP_STEPS) / case.processes])  # alike on all, so that all take as many steps
-        steps = max(1, round(seconds / 5 / slowest))
-        times = [timed(steps) for _ in range(5)]
+        steps = max(1, round(seconds / TURNS / slowest))
+        run.batches.waited = 0.0
+        times = [timed(steps) for _ in range(TURNS)]
+        waited = run.batches.waited / (steps * sum(times))
     if rank == 0:
-        answer.put(times)
+        answer.put((min(times), waited))
 
 
-def seconds_of(case: Case, seconds: float) -> float:
-    """The seconds an update in the fastest of five turns: what else a shared machine does only makes them slower."""
+def measure(case: Case, seconds: float) -> tuple[float, float]:
+    """The seconds an update in the fastest of some turns, as what else a shared machine does only makes them slower;
+    and the share of all turns that the main process waited for data."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     answer = multiprocessing.get_context("spawn").SimpleQueue()
     multiprocessing.spawn(train, (case, seconds, port, answer), case.processes)  # raises if one of them fails
-    return min(answer.get())
+    return answer.get()
 
 
 def matmul_peak(device: torch.device, precision: str) -> float:
@@ -166,12 +171,24 @@ def fit(cases: Sequence[Case], times: Sequence[float]) -> tuple[dict[str, float]
     return dict(zip(cases[0].terms, coefficients.tolist(), strict=True)), (terms @ coefficients).tolist()
 
 
-COLUMNS = {"size": 9, "rows": 4, "T": 5, "W": 2, "ms": 9, "tokens/s": 10, "MFU": 6, "fitted ms": 9, "error": 6}
+COLUMNS = {
+    "size": 9,
+    "rows": 4,
+    "T": 5,
+    "W": 2,
+    "ms": 9,
+    "tokens/s": 10,
+    "MFU": 6,
+    "wait": 6,
+    "fitted ms": 9,
+    "error": 6,
+}
 
 
 def row(result: dict[str, Any]) -> list[str]:
     case = [result["size"], *(str(result[name]) for name in ("batch_size", "length", "processes"))]
     speed = [f"{1e3 * result['seconds']:.1f}", f"{result['tokens_per_second']:,.0f}", f"{result['mfu']:.1%}"]
+    speed.append(f"{result['data_wait_share']:.2%}")
     error = result["fitted_seconds"] / result["seconds"] - 1
     return [*case, *speed, f"{1e3 * result['fitted_seconds']:.1f}", f"{error:+.0%}"]
 
@@ -209,6 +226,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: bf16 on a GPU, fp32 on a CPU")
     parser.add_argument("--parallel", choices=["ddp", "fsdp"], default="ddp")
     parser.add_argument("--compile", action="store_true", help="torch.compile the blocks")
+    parser.add_argument("--peak", type=float, metavar="TFLOPS", help="of the data sheet, to state the utilisation of")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each case, about (default: %(default)s)")
     options = parser.parse_args(argv)
 
@@ -223,18 +241,21 @@ def main(argv: list[str] | None = None) -> None:
     peak = matmul_peak(device, precision)
     print(report.sentence(machine))
     print(f"{precision} on {device}, {options.parallel}; a matrix product reaches {peak / 1e9:,.0f} GFLOP/s a process")
-    times = []
+    measured = []
     for number, case in enumerate(cases, start=1):
-        times.append(seconds_of(case, options.seconds))
+        measured.append(measure(case, options.seconds))
         what = f"{case.size}, {case.batch_size} x {case.length}, {case.processes} processes"
         print(f"{number} of {len(cases)}: {what}", flush=True)
+    times, waits = zip(*measured, strict=True)
     coefficients, fitted = fit(cases, times)
     peak = max(peak, matmul_peak(device, precision))  # others may have used the machine the first time
+    peak = 1e12 * options.peak if options.peak else peak
 
     results = []
     print("\n" + report.line(list(COLUMNS), list(COLUMNS.values())))
-    for case, seconds, predicted in zip(cases, times, fitted, strict=True):
+    for case, seconds, waited, predicted in zip(cases, times, waits, fitted, strict=True):
         rates = {"tokens_per_second": case.tokens / seconds, "mfu": case.flops / seconds / peak}
+        rates["data_wait_share"] = waited
         results.append({**case._asdict(), "seconds": seconds, **rates, "fitted_seconds": predicted})
         print(report.line(row(results[-1]), list(COLUMNS.values())))
     errors = [abs(predicted / seconds - 1) for predicted, seconds in zip(fitted, times, strict=True)]
@@ -243,7 +264,7 @@ def main(argv: list[str] | None = None) -> None:
         rate = f" = 1 / {1 / value / 1e9:,.2f} G/s" if value and name != "update" else ""
         print(f"  {name:<18}{value:.3g} s{rate}")
     if options.json:
-        facts = {"machine": machine, "matmul_flops_per_second": peak, "coefficients": coefficients}
+        facts = {"machine": machine, "peak_flops_per_second": peak, "coefficients": coefficients}
         report.write(options.json, facts, results)
 
 

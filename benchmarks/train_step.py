@@ -36,7 +36,7 @@ from transformers.utils import logging
 from benchmarks import report
 from core import hf, optim
 from core.batch import IGNORE, Batch
-from core.distributed import join, pick_device
+from core.distributed import World, join, pick_device
 from core.model import GPT, GPTConfig, loss_sum, parse_size
 from core.plan import Compilation
 from core.prefetch import Prefetcher
@@ -78,28 +78,34 @@ class Contest(NamedTuple):
         return TaskSource(TASK, seed=0)
 
 
-@contextmanager
-def ours(contest: Contest, precision: Literal["fp32", "bf16"] | None = None) -> Iterator[Step]:
-    """What `core.trainer.train` does for each update: data, update, now and then a line of metrics."""
-    plan = [Phase("sort", contest.source, 10**9, contest.batch_size, lambda step: LR)]
+def run_of(
+    contest: Contest, stack: ExitStack, world: World, seed: int = 0, precision: Literal["fp32", "bf16"] | None = None
+) -> Run:
+    """A run without end, but for its batches. It measures and saves nothing."""
+    plan = [Phase("sort", TaskSource(TASK, seed), 10**9, contest.batch_size, lambda step: LR)]
     chosen = precision or contest.precision
     settings = Settings(
         weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_GRAD_NORM, precision=chosen, compile=contest.compile
     )
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    run = Run(hf.load(contest.folder), plan, lambda model, step: [], settings, folder, world)
+    with redirect_stderr(io.StringIO()):  # the progress bar works, unseen
+        run.tracker = stack.enter_context(Tracker(folder, 0, run.total, is_main=True))
+    return run
+
+
+@contextmanager
+def ours(contest: Contest, precision: Literal["fp32", "bf16"] | None = None) -> Iterator[Step]:
+    """What `core.trainer.train` does for each update: data, update, now and then a line of metrics."""
     with ExitStack() as stack:
-        world = stack.enter_context(join(contest.device))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        run = Run(hf.load(contest.folder), plan, lambda model, step: [], settings, folder, world)
-        with redirect_stderr(io.StringIO()):  # the progress bar works, unseen
-            run.tracker = stack.enter_context(Tracker(folder, 0, run.total, is_main=True))
-        workers = settings.workers
-        batches = stack.enter_context(Prefetcher(run.make_update, start=0, stop=run.total, workers=workers))
+        run = run_of(contest, stack, stack.enter_context(join(contest.device)), precision=precision)
+        prefetcher = Prefetcher(run.make_pinned, start=0, stop=run.total, workers=run.settings.workers)
+        run.batches = stack.enter_context(prefetcher)
 
         def step() -> None:
             phase, number = next(run.remaining())
-            run.update(batches.take(run.state.step), phase.lr(number), 0)
-            if run.is_due(settings.log_every):
-                run.log(phase.lr(number))
+            run.update(run.next_batches(), phase.lr(number), 0)
+            run.draw_consequences(phase.lr(number), 0)
 
         yield step
 
@@ -222,10 +228,13 @@ def process_of(make: Callable[[], AbstractContextManager[Step]]) -> Iterator[Cal
         process.join()
 
 
-def warm_up(run: Callable[[int], float]) -> float:
+def warm_up(run: Callable[[int], float], compiles: bool = False) -> float:
     """Takes the first steps, which are slower than others. Returns the seconds a step."""
     first = run(1)
-    return first if first > LONG_STEP else run(WARM_UP_STEPS)
+    if first > LONG_STEP and not compiles:
+        return first
+    run(WARM_UP_STEPS)
+    return run(WARM_UP_STEPS)
 
 
 @torch.no_grad()
@@ -258,7 +267,7 @@ def measure(
         contest = Contest(folder, size, batch_size, str(device), precision, compile)
         first_loss = check_same_loss(model, contest)
         run = {name: stack.enter_context(process_of(partial(CONTESTANTS[name], contest))) for name in names}
-        steps = max(1, round(seconds / max(warm_up(run[name]) for name in names)))
+        steps = max(1, round(seconds / max(warm_up(run[name], bool(compile)) for name in names)))
         times: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds):
             for name in names:

@@ -33,7 +33,8 @@ class Batch(NamedTuple):
 
         The last column is left out if it has no target, as is so with rows of a task: no position would look at it.
         """
-        read = self if (self.targets[:, -1] != IGNORE).any() else Batch(*(x[:, :-1].contiguous() for x in self))
+        is_last_scored = (self.targets[:, -1] != IGNORE).any()
+        read = self if is_last_scored else Batch(self.input_ids[:, :-1].contiguous(), self.targets[:, :-1])
         padding = 0 if pad_token is None else read.input_ids.numel() - int(row_lengths(read, pad_token).sum())
         return SupervisedBatch.of(read)._replace(padding=padding)
 
@@ -65,10 +66,12 @@ class SupervisedBatch(NamedTuple):
     @classmethod
     def of(cls, batch: Batch) -> "SupervisedBatch":
         """All columns of a batch."""
-        scored = (batch.targets != IGNORE).cpu().numpy()  # NumPy, as PyTorch takes six times as long for the next line
-        positions = torch.from_numpy(np.flatnonzero(scored)).to(batch.targets.device)
+        targets = batch.targets.cpu().numpy()  # PyTorch takes two to six times as long for what follows
+        scored = targets != IGNORE
         first = int(scored.any(axis=0).argmax())  # 0 if nothing is
-        return cls(batch.input_ids, positions, batch.targets.flatten().index_select(0, positions), first=first)
+        found = [np.flatnonzero(scored), targets[scored]]
+        positions, labels = (torch.from_numpy(x).to(batch.targets.device) for x in found)
+        return cls(batch.input_ids, positions, labels, first=first)
 
     def supervised(self, pad_token: int | None = None) -> "SupervisedBatch":
         return self
@@ -86,6 +89,8 @@ class SupervisedBatch(NamedTuple):
         """With positions that count for nothing, so that batches of one size have few shapes, and few firsts."""
         fillers = -len(self.labels) % max(1, self.input_ids.numel() // shapes)
         first = self.first - self.first % max(1, self.input_ids.shape[1] // shapes)
+        if not fillers:
+            return self._replace(first=first)
         positions = torch.cat([self.positions, self.positions[:1].expand(fillers)])
         labels = F.pad(self.labels, (0, fillers), value=IGNORE)
         return self._replace(positions=positions, labels=labels, fillers=fillers, first=first)

@@ -56,18 +56,21 @@ class World:
 
 
 def pick_device(device: str | int) -> torch.device:
-    """`auto`: the local rank's GPU if there is one, else the CPU; a number: that GPU. Raises ValueError if missing."""
+    """`auto`: the local rank's GPU if there is one, else the CPU; `cuda`: that GPU; a number: the one that has it.
+
+    A GPU comes with its number. Raises ValueError if it is missing.
+    """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpus else torch.device("cpu")
+    own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    name = {"auto": own if gpus else "cpu", "cuda": own}.get(str(device), str(device))
     try:
-        chosen = torch.device("cuda", int(device)) if str(device).isdigit() else torch.device(str(device))
+        chosen = torch.device("cuda", int(name)) if name.isdigit() else torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"{device!r} is no device; use auto, cpu, cuda, cuda:1 or the number of a GPU") from error
     if chosen.type not in ("cpu", "cuda"):
         raise ValueError(f"{device!r} is not supported; use auto, cpu, cuda, cuda:1 or the number of a GPU")
-    if chosen.type == "cuda" and (chosen.index or 0) >= gpus:
-        raise ValueError(f"{device!r} is not there: this machine has {gpus} GPUs that PyTorch can use; use auto or cpu")
+    if chosen.type == "cuda" and chosen.index >= gpus:
+        raise ValueError(f"{name!r} is not there: this machine has {gpus} GPUs that PyTorch can use; use auto or cpu")
     return chosen
 
 

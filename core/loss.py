@@ -9,8 +9,11 @@ from torch import Tensor
 from torch.func import grad_and_value
 from torch.nn import functional as F
 
+from core.batch import IGNORE
+
 LARGE_VOCABULARY = 4096  # from here on logits take more memory than everything else, and more time than they need
-ROWS_AT_A_TIME = {"cpu": 256, "cuda": 4096}  # positions whose logits then exist; fewer leave a GPU idle
+ROWS_AT_A_TIME = {"cpu": 256, "cuda": 8192}  # positions whose logits then exist; fewer leave a GPU idle
+ALIGNED = {"cpu": 1, "cuda": 64}  # a multiple of which the vocabulary is filled up to: a GPU loads many at a time
 
 
 def in_parts(x: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -33,15 +36,36 @@ def cross_entropy_sum(x: Tensor, weight: Tensor, labels: Tensor, compiles: bool 
     return loss
 
 
-def _of_rows(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(x, weight).float(), labels, reduction="sum")
+def _of_rows(x: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.cross_entropy(F.linear(x, weight, bias).float(), labels, reduction="sum")
+
+
+def _gradients(x: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Of `_of_rows` with respect to x and the weight, and its value, for a compiler, which makes one kernel of all
+    between the matrix products. What autograd derives goes over the logits once more."""
+    logits = F.linear(x, weight, bias).float()
+    log_normaliser = logits.logsumexp(dim=1, keepdim=True)
+    is_label = torch.arange(len(weight), device=x.device) == labels.unsqueeze(1)
+    is_scored = (labels != IGNORE).unsqueeze(1)
+    by_logits = (((logits - log_normaliser).exp() - is_label.float()) * is_scored).to(x.dtype)
+    losses = log_normaliser - logits.gather(1, labels.clamp(min=0).unsqueeze(1))
+    return (by_logits @ weight, by_logits.mT @ x), (losses * is_scored).sum()
+
+
+def _filled(weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The weight with rows for ids that do not exist, and a bias by which those have no probability."""
+    fillers = -len(weight) % ALIGNED[weight.device.type]
+    if not fillers:
+        return weight, None
+    bias = weight.new_zeros(len(weight) + fillers)
+    bias[-fillers:] = torch.finfo(weight.dtype).min
+    return F.pad(weight, (0, 0, 0, fillers)), bias
 
 
 @cache
 def _gradients_of(compiles: bool) -> Any:
     """A function of what `_of_rows` takes, to its gradients with respect to x and the weight, and what it gives."""
-    gradients = grad_and_value(_of_rows, argnums=(0, 1))
-    return torch.compile(gradients) if compiles else gradients
+    return torch.compile(_gradients) if compiles else grad_and_value(_of_rows, argnums=(0, 1))
 
 
 class _InParts(torch.autograd.Function):
@@ -54,14 +78,15 @@ class _InParts(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, gradients: Any) -> Tensor:
         if not any(ctx.needs_input_grad):
             return torch.stack([_of_rows(rows, weight, own) for rows, own in in_parts(x, labels)]).sum()
-        loss, by_x = x.new_zeros((), dtype=torch.float32), []
+        loss, by_x, vocabulary = x.new_zeros((), dtype=torch.float32), [], len(weight)
+        weight, bias = _filled(weight)
         by_weight = torch.zeros_like(weight, dtype=torch.float32)
         for rows, own in in_parts(x, labels):
-            (by_rows, part_by_weight), part = gradients(rows, weight, own)
+            (by_rows, part_by_weight), part = gradients(rows, weight, own, bias)
             by_x.append(by_rows)
             by_weight += part_by_weight
             loss += part
-        ctx.save_for_backward(torch.cat(by_x), by_weight.to(weight.dtype))
+        ctx.save_for_backward(torch.cat(by_x), by_weight[:vocabulary].to(weight.dtype))
         return loss
 
     @staticmethod

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from core import optim, trainer
+from core import graphs, optim, trainer
 from core.batch import IGNORE, SupervisedBatch
 from core.distributed import World
 from core.errors import Interrupted, RunFailed, UserError
@@ -194,6 +194,7 @@ class Abreast:
         self.optimizer = optim.stacked([(run.model, run.optimizer) for run in runs], self.model)
         if self.settings.compile:
             self.model.compile_parts()
+        self.move: graphs.Move = graphs.Graphed(self.move_once, self.device) if first.is_graphed else self.move_once
         step, workers = first.state.step, self.settings.workers
         self.batches = Prefetcher(self.make_update, start=step, stop=first.total, workers=workers)
         self.slices: dict[int, list[Slices]] = {}  # of each run, under the step at which they were measured last
@@ -210,7 +211,7 @@ class Abreast:
         for run in self.runs:
             del run.evaluated
             with_memory_of_its_own(run)  # else a run that has ended would hold the stack for as long as others go on
-        del self.model, self.optimizer, self.parameters
+        del self.model, self.optimizer, self.parameters, self.move
 
     def evaluated(self, number: int) -> Slices:
         """What a run measures now. The first to ask has all of them measured, as all are due at the same steps."""
@@ -239,6 +240,11 @@ class Abreast:
         self.lr = phase.lr(step_of_phase)
         of_each, batches = self.batches.take(step)
         optim.set_lr(self.optimizer, self.lr)
+        losses, norms = self.move(batches)
+        return zip(self.runs, of_each, losses.unbind(), norms.unbind(), strict=True)
+
+    def move_once(self, batches: list[SupervisedBatch]) -> tuple[Tensor, Tensor]:
+        """Moves the weights of all. Returns the loss sums and the norms of the gradients, each (N,)."""
         batches = [batch.to(self.device) for batch in batches]
         is_target = [(batch.labels != IGNORE).view(len(self.runs), -1) for batch in batches]
         targets = torch.stack([flags.sum(dim=1) for flags in is_target]).sum(dim=0)
@@ -246,7 +252,7 @@ class Abreast:
         norms = clip_each_(self.parameters, self.settings.max_grad_norm or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return zip(self.runs, of_each, losses, norms, strict=True)
+        return losses, norms
 
     def backward(self, batches: list[SupervisedBatch], scale: Tensor) -> Tensor:
         """Gradients of each run's scale * loss over its micro-batches. Returns the unscaled loss sums, (N,)."""

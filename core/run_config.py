@@ -154,7 +154,6 @@ class SavedRunConfig(RunConfig):
         reasons = {
             "they share one process; under torchrun give each process seeds of its own, or one seed": processes() > 1,
             "what dropout draws for one cannot be drawn for all at once; set dropout to 0": getattr(self, "dropout", 0),
-            "compile: reduce-overhead is for one run; use true": self.compile == "reduce-overhead",
             "profile is for one run": self.profile,
             f"optimizer {optimizer} cannot move models side by side; use adamw, or one seed": optimizer != "adamw",
             "rows that share contexts cannot be trained side by side; set pack_to to null": is_packed,

@@ -25,4 +25,4 @@ def test_figures_are_not_lost_to_a_folder_that_is_not_there(tmp_path):
 @pytest.mark.slow
 def test_a_process_that_fails_ends_the_benchmark():
     with pytest.raises(ProcessRaisedException, match="division by zero"):
-        scaling.seconds_of(CASE._replace(batch_size=0), 0.1)
+        scaling.measure(CASE._replace(batch_size=0), 0.1)

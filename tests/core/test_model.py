@@ -6,6 +6,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
+from core import loss as loss_module
 from core.batch import IGNORE, Batch
 from core.loss import LARGE_VOCABULARY, ROWS_AT_A_TIME
 from core.model import GPT, GPTConfig, loss_sum, parse_size, rotate, rotations
@@ -162,15 +163,21 @@ def test_bf16_autocast_trains():
     assert loss.item() == pytest.approx(24 * math.log(13), rel=0.05)
 
 
+@pytest.mark.parametrize("as_on_gpu", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_large_vocabulary_has_the_loss_and_gradients_of_the_full_logits(precision):
+def test_a_large_vocabulary_has_the_loss_and_gradients_of_the_full_logits(monkeypatch, precision, as_on_gpu):
+    """`as_on_gpu`: the vocabulary filled up, and the gradients as they are written for a compiler."""
+    if as_on_gpu:
+        monkeypatch.setitem(loss_module.ALIGNED, "cpu", 64)
+        monkeypatch.setattr(loss_module, "_gradients_of", lambda compiles: loss_module._gradients)
     rows = ROWS_AT_A_TIME["cpu"]
     model = GPT(GPTConfig(num_tokens=LARGE_VOCABULARY + 3, n_positions=64, n_layer=1, n_head=2, n_embd=16))
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, LARGE_VOCABULARY + 3, (2 * rows // 64 + 1, 64), generator=generator)
-    batch = Batch(x, torch.where(x % 7 == 0, IGNORE, x.roll(-1, dims=1))).supervised()
+    batch = Batch(x, torch.where(x % 7 == 0, IGNORE, x.roll(-1, dims=1))).supervised().filled(16)
     assert len(batch.labels) % rows
     assert len(batch.labels) > rows
+    assert batch.fillers
     results = []
     for whole in (False, True):
         model.zero_grad()

@@ -147,6 +147,18 @@ def test_a_device_that_is_not_there_is_refused(device):
         pick_device(device)
 
 
+@pytest.mark.parametrize(("device", "chosen"), [("auto", 1), ("cuda", 1), ("cuda:0", 0), (0, 0), ("1", 1)], ids=str)
+def test_a_gpu_is_chosen_by_its_number(monkeypatch, device, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device(device) == torch.device("cuda", chosen)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    if device in ("auto", "cuda"):
+        with pytest.raises(ValueError, match="'cuda:2' is not there: this machine has 2 GPUs"):
+            pick_device(device)
+
+
 def test_a_world_of_one_sums_to_itself():
     assert World().sum([1.5, 2]) == [1.5, 2]
     assert pick_device("cpu") == World().device

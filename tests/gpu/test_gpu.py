@@ -71,10 +71,21 @@ def test_graphs_follow_a_growing_source(train):
     assert_alike(train("graphs", compile="reduce-overhead", **keys), train("launches", **keys))
 
 
-def test_seeds_at_once_are_the_runs_of_each(train):
-    together = train("together", seeds="3-5")
+@pytest.mark.parametrize("compiled", ["false", "reduce-overhead"])
+def test_seeds_at_once_are_the_runs_of_each(train, compiled):
+    together = train("together", seeds="3-5", compile=compiled)
     for seed in (3, 4, 5):
         assert_alike(together / f"seed{seed}", train(f"alone{seed}", seed=seed))
+
+
+def test_seeds_as_graphs_catch_up(train):
+    """Each set of runs that are abreast has graphs of its own."""
+    train("cut", seeds="3-5", compile="reduce-overhead", max_steps=20, lr_schedule="constant")
+    train("cut/seed4", seed=4, compile="reduce-overhead", max_steps=40, lr_schedule="constant", resume="true")
+    again = train("cut", seeds="3-5", compile="reduce-overhead", lr_schedule="constant", resume="true")
+    straight = train("straight", seeds="3-5", lr_schedule="constant")
+    for seed in (3, 4, 5):
+        assert_alike(again / f"seed{seed}", straight / f"seed{seed}")
 
 
 def test_weights_of_graphs_are_saved(train):

@@ -89,7 +89,6 @@ FLAGS = [
     ({"patience": -1}, ["--patience: -1 "]),
     ({"seeds": "0-1", "dropout": 0.1}, ["seeds: ", "set dropout to 0"]),
     ({"seeds": "0-1", "profile": "true"}, ["seeds: ", "profile is for one run"]),
-    ({"seeds": "0-1", "compile": "reduce-overhead"}, ["seeds: compile: reduce-overhead", "for one run"]),
     ({"lr": 0, "batch_size": 0, "seq_length": 0}, ["--lr: 0 ", "--batch_size: 0 ", "--seq_length: 0 "]),
 ]
 
