@@ -12,13 +12,15 @@ from torch.nn import functional as F
 from core.batch import IGNORE
 
 LARGE_VOCABULARY = 4096  # from here on logits take more memory than everything else, and more time than they need
-ROWS_AT_A_TIME = {"cpu": 256, "cuda": 8192}  # positions whose logits then exist; fewer leave a GPU idle
+ROWS_AT_A_TIME = {"cpu": 256, "cuda": 4096}  # positions whose logits then exist; fewer leave a GPU idle
+COMPILED = {"cpu": 1, "cuda": 2}  # times as many, as less passes in the kernel that a compiler makes
 ALIGNED = {"cpu": 1, "cuda": 64}  # a multiple of which the vocabulary is filled up to: a GPU loads many at a time
 
 
-def in_parts(x: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+def in_parts(x: Tensor, labels: Tensor, compiles: bool = False) -> list[tuple[Tensor, Tensor]]:
     """Positions x (..., N, C) and their labels (..., N), as many at a time as may have logits."""
-    rows = max(1, ROWS_AT_A_TIME[x.device.type] // math.prod(labels.shape[:-1]))
+    most = ROWS_AT_A_TIME[x.device.type] * (COMPILED[x.device.type] if compiles else 1)
+    rows = max(1, most // math.prod(labels.shape[:-1]))
     return list(zip(x.split(rows, dim=-2), labels.split(rows, dim=-1), strict=True))
 
 
@@ -32,7 +34,7 @@ def cross_entropy_sum(x: Tensor, weight: Tensor, labels: Tensor, compiles: bool 
     if torch.is_autocast_enabled(x.device.type):  # which would cast the weights anew for each part
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    loss: Tensor = _InParts.apply(x, weight, labels, _gradients_of(compiles))
+    loss: Tensor = _InParts.apply(x, weight, labels, compiles)
     return loss
 
 
@@ -75,13 +77,13 @@ class _InParts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, gradients: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, compiles: bool) -> Tensor:
         if not any(ctx.needs_input_grad):
             return torch.stack([_of_rows(rows, weight, own) for rows, own in in_parts(x, labels)]).sum()
         loss, by_x, vocabulary = x.new_zeros((), dtype=torch.float32), [], len(weight)
-        weight, bias = _filled(weight)
+        gradients, (weight, bias) = _gradients_of(compiles), _filled(weight)
         by_weight = torch.zeros_like(weight, dtype=torch.float32)
-        for rows, own in in_parts(x, labels):
+        for rows, own in in_parts(x, labels, compiles):
             (by_rows, part_by_weight), part = gradients(rows, weight, own, bias)
             by_x.append(by_rows)
             by_weight += part_by_weight

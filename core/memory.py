@@ -52,7 +52,7 @@ def peak_of_update(
     moments, what is kept for the backward pass, and what passes. It takes a second and no memory, whatever the size.
 
     On top comes what passes within one operation (for a vocabulary of GPT-2's size, up to 150 MiB in the loss, on a GPU
-    3 GiB, or 1 if it is compiled), what libraries take for themselves, and what an allocator cannot fill.
+    3 GiB, or 2 if it is compiled), what libraries take for themselves, and what an allocator cannot fill.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with FakeCopyMode(fake):
