@@ -28,6 +28,12 @@ def folder(run_dir: Path, step: int) -> Path:
     return run_dir / f"checkpoint-{step}"
 
 
+def run_dir_of(path: Path) -> Path:
+    """The folder of the run that a checkpoint belongs to: where its name stands, or where a link leads."""
+    parents = (path.absolute().parent, path.resolve().parent)
+    return next((parent for parent in parents if (parent / "config.yaml").exists()), parents[-1])
+
+
 def missing(path: Path) -> str | None:
     """Why `path` is not the folder of a model at all, with the one that may be meant; None if it is, intact or not."""
     if (path / "config.json").exists() or (path / MANIFEST).exists():

@@ -303,7 +303,7 @@ def of_checkpoint(folder: Path, schema: Schema) -> Any:
     """The configuration of the run that an intact checkpoint belongs to. Raises UserError."""
     if problem := checkpoint.missing(folder):
         raise UserError(f"checkpoint: {problem}")
-    run_config = folder.resolve().parent / "config.yaml"
+    run_config = checkpoint.run_dir_of(folder) / "config.yaml"
     if not run_config.exists():
         raise UserError(f"checkpoint: {run_config} does not exist; {folder} is no checkpoint of a run")
     problem = checkpoint.damage(folder)

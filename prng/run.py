@@ -141,7 +141,7 @@ def load_pretrained(config: PrngConfig, model: GPT, folder: Path) -> None:
 
 def check_meaning(config: PrngConfig, folder: Path) -> None:
     """Tokens must mean the same in the run that the folder comes from, if that is one of ours."""
-    run_config = folder.resolve().parent / "config.yaml"
+    run_config = checkpoint.run_dir_of(folder) / "config.yaml"
     if not run_config.exists():
         if config.pretrain_m is not None:
             raise UserError(f"pretrain_m: cannot be checked, as {run_config} does not exist; leave it out")
@@ -196,7 +196,7 @@ def finish(config: PrngConfig, model: GPT, summary: dict[str, Any]) -> None:
 
 def run_of(folder: Path) -> PrngConfig:
     """The configuration of the run that a checkpoint belongs to, or the weights alone, which have no manifest."""
-    run_config = folder.resolve().parent / "config.yaml"
+    run_config = checkpoint.run_dir_of(folder) / "config.yaml"
     if folder.resolve().name == PARAMS and (folder / "config.json").exists() and run_config.exists():
         return resolve(of_run, str(run_config), {})
     return of_checkpoint(folder, of_run)
@@ -205,7 +205,7 @@ def run_of(folder: Path) -> PrngConfig:
 def open_run(folder: Path) -> tuple[PrngConfig, list[Parameters]]:
     """The configuration and the values of the run that a checkpoint belongs to."""
     run = run_of(folder)
-    return run, parameters.load(folder.resolve().parent / AC_VALUES)
+    return run, parameters.load(checkpoint.run_dir_of(folder) / AC_VALUES)
 
 
 def evaluate(settings: EvaluateConfig) -> list[dict[str, Any]]:
@@ -213,7 +213,7 @@ def evaluate(settings: EvaluateConfig) -> list[dict[str, Any]]:
     check_device(settings.device)
     folder = home(settings.checkpoint)
     run, chosen = open_run(folder)
-    path = folder.resolve().parent / f"correctness_{folder.resolve().name}.npz"
+    path = checkpoint.run_dir_of(folder) / f"correctness_{folder.resolve().name}.npz"
     with join(settings.device) as world:
         model = hf.load(folder).to(world.device)
         measured = Recorder(run, chosen, world, is_recorded=True)

@@ -313,6 +313,18 @@ def test_evaluate_measures_what_the_run_measured(train, capsys):
     assert "eval_lengths: 30 needs 61 positions" in capsys.readouterr().err
 
 
+def test_evaluate_follows_links_to_a_checkpoint_and_from_its_run(train, tmp_path, capsys):
+    run = train()
+    (tmp_path / "disk").mkdir()
+    (run / "checkpoint-15").rename(tmp_path / "disk" / "moved")  # where there is more room
+    (run / "checkpoint-15").symlink_to(tmp_path / "disk" / "moved")
+    (tmp_path / "link").symlink_to(run / "checkpoint-10")
+    for path in (run / "checkpoint-15", tmp_path / "link"):
+        assert cli.main(["evaluate", "--checkpoint", str(path), "--examples", "32"]) == 0
+    assert cli.main(["evaluate", "--checkpoint", str(tmp_path / "disk" / "moved")]) == 2
+    assert f"{tmp_path}/disk/config.yaml does not exist" in capsys.readouterr().err
+
+
 def test_a_path_beside_the_checkpoints_is_answered_with_one_of_them(train, capsys):
     run = train()
     for path, problem in ((run, "is a run's folder"), (run / "checkpoint-2500", "does not exist")):
