@@ -78,7 +78,9 @@ class WebSources(Config):
 
     tables: bool = Field(True, description="whether tables of HTML pages belong to the text")
     extract_seconds: float = Field(60, gt=0, description="time for turning a body into text")
-    extract_megabytes: int = Field(1024, ge=64, description="memory for turning a body into text")
+    extract_megabytes: int = Field(
+        1024, ge=64, description="memory for turning a body into text, on Linux; elsewhere it has no limit"
+    )
     page_headers: bool = Field(True, description="whether headers and footers repeated across PDF pages are removed")
     dehyphenate: bool = Field(True, description="whether words divided at line ends are joined")
     min_characters: int = Field(1, ge=1, description="shorter texts are left out")

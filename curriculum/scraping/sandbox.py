@@ -28,6 +28,7 @@ FILTERS = {"min_characters", "min_letters", "max_repeated_lines"}
 TEXT_OPTIONS = FILTERS | {"tables", "page_headers", "dehyphenate"}  # that decide on a text
 OPTIONS = TEXT_OPTIONS | {"extract_seconds", "extract_megabytes"}
 LONGEST_TEXT = 100_000_000  # characters
+IN_USE = Path("/proc/self/statm")  # pages of memory, first of several numbers; Linux has it
 
 
 class Extract(NamedTuple):
@@ -121,8 +122,7 @@ def _carry_out(order: dict[str, Any], output: int) -> None:
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # whatever it was for whoever started the scrape
         signal.setitimer(signal.ITIMER_REAL, order["extract_seconds"])
-        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (in_use + (order["extract_megabytes"] << 20),) * 2)
+        limit_memory(order["extract_megabytes"] << 20)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         try:
             answer: dict[str, str] = extract(order)._asdict()
@@ -135,6 +135,13 @@ def _carry_out(order: dict[str, Any], output: int) -> None:
         os._exit(0)
     finally:
         os._exit(1)  # without memory nothing more can be said
+
+
+def limit_memory(further: int) -> None:
+    """Lets this process take so many bytes beside those it has. Only Linux can be asked for that: not macOS."""
+    if IN_USE.exists():
+        in_use = int(IN_USE.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + further,) * 2)
 
 
 def extract(order: dict[str, Any]) -> Extract:

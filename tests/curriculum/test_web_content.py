@@ -203,6 +203,11 @@ def test_a_parser_that_hangs_crashes_or_eats_memory_is_a_failure(tmp_path, monke
     assert all(words in failure.detail for failure in found)
 
 
+def test_without_a_way_to_limit_memory_texts_are_extracted_all_the_same(tmp_path, monkeypatch):
+    code = "sandbox.IN_USE = sandbox.Path('/not/there'); sandbox.limit_memory(0); return sandbox.Extract('text', '')"
+    assert extract(tmp_path, (b"x", "text/plain"), box=dying(monkeypatch, code)(WebSources())) == [Extract("text", "")]
+
+
 def test_a_server_process_that_was_killed_is_started_again(tmp_path):
     async def run() -> tuple[str, str]:
         box = Sandbox(WebSources())
