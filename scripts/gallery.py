@@ -65,7 +65,7 @@ def section(package: str, name: str, command: str) -> str:
 
 def shown(kind: type[Task]) -> tuple[Task, str]:
     """The task of the example in the docstring, which is short, and how it is made."""
-    match = re.search(rf"^ +({kind.__name__}\(.*\))$", kind.__doc__ or "", re.MULTILINE)
+    match = re.search(rf"^ *({kind.__name__}\(.*\))$", kind.__doc__ or "", re.MULTILINE)
     if match is None:
         raise ValueError(f"the docstring of {kind.__name__} shows no example such as {kind.__name__}(...)")
     call = ast.parse(match[1], mode="eval").body

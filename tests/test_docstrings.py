@@ -15,7 +15,7 @@ TASKS = [task_class(package, name) for package in PACKAGES for name in task_name
 
 def example(kind: type[Task]) -> tuple[Task, list[int], list[int]]:
     """The task, the input ids and the targets that the docstring of a task shows."""
-    call, inputs, targets = re.search(r"(\w+\(.*\))\n +input_ids +(.*)\n +targets +(.*)", kind.__doc__).groups()
+    call, inputs, targets = re.search(r"(\w+\(.*\))\n *input_ids +(.*)\n *targets +(.*)", kind.__doc__).groups()
     keywords = ast.parse(call, mode="eval").body.keywords
     task = kind(**{word.arg: ast.literal_eval(word.value) for word in keywords})
     ids = {task.token_name(token): token for token in range(task.num_tokens)} | {".": IGNORE}

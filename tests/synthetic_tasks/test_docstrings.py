@@ -24,7 +24,7 @@ def test_the_row_in_the_docstring_is_valid(kind: type[ExampleTask]):
     call = ", ".join(f"{name}={value!r}".replace("'", '"') for name, value in SHOWN[kind].items())
     assert f"{kind.__name__}({call})" in kind.__doc__
     names, scored = (
-        re.search(rf"\n +{line} +(.*?)(?:  {{4,}}.*)?\n", kind.__doc__)[1].split() for line in ("input_ids", "loss")
+        re.search(rf"\n *{line} +(.*?)(?:  {{4,}}.*)?\n", kind.__doc__)[1].split() for line in ("input_ids", "loss")
     )
     ids = {task.token_name(token): token for token in range(task.num_tokens)}
     row = [ids[name] for name in names]
