@@ -71,6 +71,8 @@ def pick_device(device: str | int) -> torch.device:
         raise ValueError(f"{device!r} is not supported; use auto, cpu, cuda, cuda:1 or the number of a GPU")
     if chosen.type == "cuda" and chosen.index >= gpus:
         raise ValueError(f"{name!r} is not there: this machine has {gpus} GPUs that PyTorch can use; use auto or cpu")
+    if chosen.type == "cuda" and str(device) not in ("auto", "cuda") and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+        raise ValueError(f"{device!r} is one GPU for several processes; use auto or cuda, by which each has its own")
     return chosen
 
 

@@ -154,9 +154,11 @@ def test_a_gpu_is_chosen_by_its_number(monkeypatch, device, chosen):
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert pick_device(device) == torch.device("cuda", chosen)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    if device in ("auto", "cuda"):
-        with pytest.raises(ValueError, match="'cuda:2' is not there: this machine has 2 GPUs"):
-            pick_device(device)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    is_own = device in ("auto", "cuda")
+    words = "'cuda:2' is not there: this machine has 2 GPUs" if is_own else "is one GPU for several processes"
+    with pytest.raises(ValueError, match=words):
+        pick_device(device)
 
 
 def test_a_world_of_one_sums_to_itself():
