@@ -21,7 +21,7 @@ from core.tokenizer import Tokenizer
 
 FORMAT = 1
 LARGEST_SHORT = 65_535  # ids that uint16 is used for
-PARTS = (".bin", ".idx", ".doc")
+PARTS = (".idx", ".doc", ".bin")  # in the order of their coming: a .bin by itself is somebody else's
 DOCUMENT = np.dtype([("digest", "S16"), ("characters", "<u4"), ("bytes", "<u4")])
 SHAPE = {  # of what is read of a meta.json, by examples
     **dict.fromkeys(("format", "documents", "tokens", "characters", "bytes"), 0),
@@ -37,6 +37,11 @@ SCANNED_AT_ONCE = 2**24  # tokens
 def part(path: Path, suffix: str) -> Path:
     """The file beside NAME.bin that ends in `suffix`."""
     return path.with_suffix(suffix)
+
+
+def is_bare(path: Path) -> bool:
+    """Whether NAME.bin is by itself, as no file of ours is, complete or not."""
+    return path.exists() and not any(part(path, suffix).exists() for suffix in (".meta.json", ".idx", ".doc"))
 
 
 def meta_of(path: Path) -> dict[str, Any] | None:

@@ -164,7 +164,7 @@ def publish(path: Path, dtype: np.dtype, end_of_text: int, about: dict[str, Any]
 
 def remove(path: Path) -> None:
     """Removes a token file, with the record that its writer leaves if it is killed at the very end."""
-    for file in (_record_of(path), *(part(path, suffix) for suffix in (".meta.json", *PARTS))):
+    for file in (_record_of(path), *(part(path, suffix) for suffix in (".meta.json", *reversed(PARTS)))):
         file.unlink(missing_ok=True)
 
 

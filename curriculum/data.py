@@ -13,7 +13,7 @@ from core.config import home
 from core.documents import Documents, HubDataset, LocalFiles
 from core.errors import UserError
 from core.report import table
-from core.token_files import TokenFile, meta_of
+from core.token_files import TokenFile, is_bare, meta_of
 from core.token_writer import divide, remove, write
 from core.tokenizer import Tokenizer
 from curriculum.stages import LOCAL, SCRAPE, SENTENCES, CurriculumStage, DataConfig, InitializeConfig, Text
@@ -73,10 +73,13 @@ def sources_of(config: DataConfig) -> list[Documents]:
 def initialize(config: InitializeConfig) -> list[dict[str, Any]]:
     """Makes the token files of all stages, leaving those that are complete and unchanged; returns a row for each.
 
-    May be killed at any moment and started again. Raises UserError, before any work, for what is missing, and for a
-    text that is too short.
+    May be killed at any moment and started again. Raises UserError, before any work, for what is missing or would be
+    overwritten, and for a text that is too short.
     """
     sources = sources_of(config)
+    if foreign := [path for text in config.texts for path in paths_of(config, text) if is_bare(path)]:
+        words = "was not made here, and would be overwritten; move it away, or use another data_dir"
+        raise UserError(*(f"data_dir: {path} {words}" for path in foreign))
     chosen = tokenizer.load(config.tokenizer)
     folder = home(config.data_dir)
     try:

@@ -78,6 +78,17 @@ def test_a_damaged_meta_is_made_again_as_start_advises(curriculum, capsys):
     assert contents() == whole
 
 
+def test_a_file_of_somebody_else_is_not_overwritten(curriculum, capsys):
+    file = curriculum()
+    Path("data").mkdir()
+    for name in ("train_warmup_pretrain.bin", "val_pretrain_pretrain.bin"):
+        Path("data", name).write_bytes(b"theirs")
+    assert cli.main(["initialize", "--type", file]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" was not made here")[0].rpartition("/")[2] for line in lines] == sorted(contents())
+    assert set(contents().values()) == {b"theirs"}
+
+
 def test_a_document_of_an_earlier_stage_is_left_out_of_later_ones(curriculum, capsys):
     Path("text/b/30.txt").write_text("  " + Path("text/a/03.txt").read_text())
     Path("text/c/30.txt").write_text(Path("text/b/04.txt").read_text().replace(" ", "\n"))
