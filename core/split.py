@@ -12,6 +12,7 @@ from core.task import Task
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the space of prompts
 BORDERS = np.cumsum(list(SHARES.values()))[:-1]
 CANDIDATES_AT_ONCE = 4  # in blocks: keeps the memory of the rare splits near that of the common one
+LARGEST_BLOCK = 2**28  # tokens drawn at once: 4 GiB of ids and targets, and several times that on the way
 PATIENCE = 10_000  # in draws: a split that accepts under 1 % of so many counts as empty
 
 
@@ -49,8 +50,13 @@ def draw_block(task: Task, seed: int, split: str, block: int, stream: str | None
     A pure function of its arguments. Draws of other splits are rejected, which leaves the law of the rest as it was.
     `stream`, where given, is the fingerprint of another task, whose random numbers are used, so that two variants of
     a task can be asked about the same things.
-    Raises TooFewPrompts where the split is empty.
+    Raises TooFewPrompts where the split is empty, UserError for examples too long to be drawn.
     """
+    if (tokens := task.block_size * task.examples_per_block) > LARGEST_BLOCK:
+        raise UserError(
+            f"task {task.name}: {task.examples_per_block} examples are drawn at once, which with {task.model_dump()} "
+            f"are {tokens:,} tokens; at most {LARGEST_BLOCK:,} can be. Make the examples shorter"
+        )
     generator = rng.generator(stream or task.fingerprint, seed, split, block)
     number, share = list(SHARES).index(split), SHARES[split]
     n = task.examples_per_block

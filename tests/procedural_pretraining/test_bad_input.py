@@ -87,6 +87,10 @@ FLAGS = [
     ({"save_total_limit": 0}, ["--save_total_limit: 0 "]),
     ({"save_steps": "[0]"}, ["--save_steps: [0] "]),
     ({"patience": -1}, ["--patience: -1 "]),
+    (
+        {"task": "sort", "seq_length": 2**20},
+        ["task sort: 256 examples", "536,871,168 tokens", "Make the examples shorter"],
+    ),
     ({"seeds": "0-1", "dropout": 0.1}, ["seeds: ", "set dropout to 0"]),
     ({"seeds": "0-1", "profile": "true"}, ["seeds: ", "profile is for one run"]),
     ({"lr": 0, "batch_size": 0, "seq_length": 0}, ["--lr: 0 ", "--batch_size: 0 ", "--seq_length: 0 "]),
