@@ -63,13 +63,14 @@ def pick_device(device: str | int) -> torch.device:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     name = {"auto": own if gpus else "cpu", "cuda": own}.get(str(device), str(device))
+    full = f"cuda:{int(name)}" if name.isdecimal() else name
     try:
-        chosen = torch.device("cuda", int(name)) if name.isdigit() else torch.device(name)
+        chosen = torch.device(full)
     except RuntimeError as error:
         raise ValueError(f"{device!r} is no device; use auto, cpu, cuda, cuda:1 or the number of a GPU") from error
     if chosen.type not in ("cpu", "cuda"):
         raise ValueError(f"{device!r} is not supported; use auto, cpu, cuda, cuda:1 or the number of a GPU")
-    if chosen.type == "cuda" and chosen.index >= gpus:
+    if chosen.type == "cuda" and (str(chosen) != full or chosen.index >= gpus):  # PyTorch takes 256 for 0
         raise ValueError(f"{name!r} is not there: this machine has {gpus} GPUs that PyTorch can use; use auto or cpu")
     if chosen.type == "cuda" and str(device) not in ("auto", "cuda") and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
         raise ValueError(f"{device!r} is one GPU for several processes; use auto or cuda, by which each has its own")

@@ -161,6 +161,14 @@ def test_a_gpu_is_chosen_by_its_number(monkeypatch, device, chosen):
         pick_device(device)
 
 
+@pytest.mark.parametrize("device", [256, "cuda:256", 255, 10**14, "²"], ids=str)
+def test_a_number_that_pytorch_takes_for_another_is_refused(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="use auto"):
+        pick_device(device)
+
+
 def test_a_world_of_one_sums_to_itself():
     assert World().sum([1.5, 2]) == [1.5, 2]
     assert pick_device("cpu") == World().device
