@@ -194,7 +194,7 @@ def row(result: dict[str, Any]) -> list[str]:
 
 
 def cases_of(options: argparse.Namespace, device: torch.device, precision: Literal["fp32", "bf16"]) -> list[Case]:
-    """All combinations of what the options list. Raises ValueError for what is no number, or no model."""
+    """All combinations of what the options list. Raises ValueError for what is no number, no model, or nothing."""
     defaults = GPU_DEFAULTS if device.type == "cuda" else CPU_DEFAULTS
     lists = [(getattr(options, name) or defaults[name]).split(",") for name in defaults]
     cases = [
@@ -213,6 +213,8 @@ def cases_of(options: argparse.Namespace, device: torch.device, precision: Liter
     ]
     for case in cases:
         _ = case.shape
+        if case.batch_size < 1 or case.processes < 1:  # no process would answer
+            raise ValueError(f"{case.batch_size} rows in {case.processes} processes: both need at least 1")
     return cases
 
 
@@ -231,9 +233,9 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
 
     torch.set_num_threads(1)
-    device = pick_device(options.device)
-    precision: Literal["fp32", "bf16"] = options.precision or ("bf16" if device.type == "cuda" else "fp32")
     try:
+        device = pick_device(options.device)
+        precision: Literal["fp32", "bf16"] = options.precision or ("bf16" if device.type == "cuda" else "fp32")
         cases = cases_of(options, device, precision)
     except ValueError as error:
         parser.error(str(error))

@@ -77,7 +77,17 @@ def main(argv: list[str] | None = None) -> None:
 
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    device = pick_device(options.device)
+    sizes = options.sizes.split(",")
+    try:
+        device = pick_device(options.device)
+        for size in sizes:
+            parse_size(size)
+    except ValueError as error:
+        parser.error(str(error))
+    if min(options.seeds, options.batch_size, options.rounds) < 1:
+        parser.error("seeds, batch_size and rounds need at least 1")
+    if options.compile == "reduce-overhead" and device.type != "cuda":
+        parser.error("--compile reduce-overhead replays CUDA graphs, which takes a GPU")
     compilation = options.compile == "true" or options.compile
     machine, widths = report.machine("torch"), list(COLUMNS.values())
     print(report.sentence(machine))
@@ -85,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"compile: {options.compile or 'false'}; medians of {options.rounds} turns\n")
     print(report.line(list(COLUMNS), widths))
     results = []
-    for size in options.sizes.split(","):
+    for size in sizes:
         results.append(
             found := measure(
                 size, options.seeds, options.batch_size, options.rounds, options.seconds, device, compilation

@@ -5,15 +5,24 @@ import json
 import pytest
 from torch.multiprocessing import ProcessRaisedException
 
-from benchmarks import report, scaling
+from benchmarks import report, scaling, seeds
 
 CASE = scaling.Case("1_1_8", 2, 8, 1, 16, "cpu", "fp32", "ddp", False)
 
 
-@pytest.mark.parametrize("wrong", [("--sizes", "2_3_16"), ("--processes", "two"), ("--lengths", "0")])
-def test_a_case_that_cannot_be_is_refused_before_any_is_measured(capsys, wrong):
+@pytest.mark.parametrize(
+    ("benchmark", "wrong"),
+    [
+        *((scaling, wrong) for wrong in ("--sizes=2_3_16", "--processes=two", "--lengths=0")),
+        *((scaling, wrong) for wrong in ("--processes=0", "--batches=4,0", "--device=abacus")),
+        *((seeds, wrong) for wrong in ("--sizes=2_3_16", "--sizes=", "--seeds=0", "--rounds=0", "--batch_size=0")),
+        *((seeds, wrong) for wrong in ("--device=abacus", "--compile=reduce-overhead")),
+    ],
+)
+def test_a_case_that_cannot_be_is_refused_before_any_is_measured(capsys, monkeypatch, benchmark, wrong):
+    monkeypatch.setattr(benchmark, "measure", lambda *case: pytest.fail("was measured"))
     with pytest.raises(SystemExit, match="2"):
-        scaling.main([*wrong, "--device", "cpu"])
+        benchmark.main(["--device=cpu", wrong])
     assert "error: " in capsys.readouterr().err
 
 
