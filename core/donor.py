@@ -85,12 +85,15 @@ def _shape(weights: dict[str, Tensor], path: Path) -> GPTConfig:
     if embedding is None or not blocks:
         some = ", ".join(list(weights)[:3])
         raise UnreadableModel(f"{path} holds no GPT that can be read from a single file; its tensors are {some}, ...")
-    return GPTConfig(
-        num_tokens=len(embedding),
-        n_positions=1 if positions is None else len(positions),
-        n_layer=len(blocks),
-        n_head=1,
-        n_embd=embedding.shape[1],
-        positions="rope" if positions is None else "learned",
-        tied=head is None or torch.equal(head, embedding),
-    )
+    try:
+        return GPTConfig(
+            num_tokens=len(embedding),
+            n_positions=1 if positions is None else len(positions),
+            n_layer=len(blocks),
+            n_head=1,
+            n_embd=embedding.shape[1],
+            positions="rope" if positions is None else "learned",
+            tied=head is None or torch.equal(head, embedding),
+        )
+    except ValueError as error:
+        raise UnreadableModel(f"{path}: {error}") from error

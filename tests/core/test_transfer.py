@@ -356,6 +356,16 @@ def other_names(path):
     return path
 
 
+def of_odd_width(path):
+    torch.save({"wte.weight": torch.zeros(5, 3), "blocks.0.ln_1.weight": torch.ones(3)}, path)
+    return path
+
+
+def of_no_tokens(path):
+    torch.save({"wte.weight": torch.zeros(0, 4), "h.0.ln_1.weight": torch.ones(4)}, path)
+    return path
+
+
 def with_code(path):
     torch.save({"model": GPT2Config()}, path)
     return path
@@ -382,6 +392,8 @@ def truncated(path):
         (truncated, "holds no readable model"),
         (with_code, "it holds more than tensors and plain values"),
         (other_names, "layers.0.q_proj.weight"),
+        (of_odd_width, "RoPE turns pairs of channels, but 3 per head is odd"),
+        (of_no_tokens, "num_tokens is 0"),
         (lambda path: earlier(path, {}), "holds no named tensors"),
         (incomplete, "blocks.1.mlp.up.weight is missing"),
         (with_nan, "ln_f.bias holds values that are not finite"),
