@@ -27,7 +27,6 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import report
 from core import optim
 from core.batch import Batch, SupervisedBatch
-from core.distributed import pick_device
 from core.loss import cross_entropy_sum
 from core.memory import peak_of_update, size_of
 from core.model import GPT, GPTConfig, loss_sum
@@ -127,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or the number of a GPU")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    device, machine = pick_device(options.device), report.machine("torch")
+    device, machine = report.device_of(parser, options), report.machine("torch")
     print(f"{report.sentence(machine)}\nMiB of tensors, {device}\n")
 
     width, dtype, numbers = LOSSES[device.type]

@@ -1,5 +1,6 @@
 """What every benchmark prints and writes beside its figures: the machine they hold for, aligned lines, JSON."""
 
+import argparse
 import json
 import os
 import platform
@@ -9,6 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from core.distributed import pick_device
+
+
+def device_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> torch.device:
+    """What `--device` names. Ends the program with a line if that is not there, or cannot compile as `--compile` asks."""
+    try:
+        device = pick_device(options.device)
+    except ValueError as error:
+        parser.error(str(error))
+    if getattr(options, "compile", False) == "reduce-overhead" and device.type != "cuda":
+        parser.error("--compile reduce-overhead replays CUDA graphs, which takes a GPU")
+    return device
 
 
 def machine(*packages: str) -> dict[str, Any]:

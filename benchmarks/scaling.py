@@ -36,7 +36,7 @@ from torch import multiprocessing
 
 from benchmarks import report
 from core.batch import Batch
-from core.distributed import join, pick_device
+from core.distributed import join
 from core.model import GPT, GPTConfig, parse_size
 from core.prefetch import Prefetcher
 from core.source import Source
@@ -233,13 +233,14 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
 
     torch.set_num_threads(1)
+    device = report.device_of(parser, options)
+    precision: Literal["fp32", "bf16"] = options.precision or ("bf16" if device.type == "cuda" else "fp32")
     try:
-        device = pick_device(options.device)
-        precision: Literal["fp32", "bf16"] = options.precision or ("bf16" if device.type == "cuda" else "fp32")
         cases = cases_of(options, device, precision)
     except ValueError as error:
         parser.error(str(error))
     machine = report.machine("torch")
+    torch.set_float32_matmul_precision("high")  # TF32, which training has, too
     peak = matmul_peak(device, precision)
     print(report.sentence(machine))
     print(f"{precision} on {device}, {options.parallel}; a matrix product reaches {peak / 1e9:,.0f} GFLOP/s a process")

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from benchmarks import report
 from benchmarks.train_step import TASK, Contest, Step, ours, precision_on, process_of, run_of, warm_up
 from core import hf
-from core.distributed import join, pick_device
+from core.distributed import join
 from core.model import GPT, GPTConfig, parse_size
 from core.plan import Compilation
 from core.replicas import Abreast
@@ -78,16 +78,14 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     sizes = options.sizes.split(",")
+    device = report.device_of(parser, options)
     try:
-        device = pick_device(options.device)
         for size in sizes:
             parse_size(size)
     except ValueError as error:
         parser.error(str(error))
     if min(options.seeds, options.batch_size, options.rounds) < 1:
         parser.error("seeds, batch_size and rounds need at least 1")
-    if options.compile == "reduce-overhead" and device.type != "cuda":
-        parser.error("--compile reduce-overhead replays CUDA graphs, which takes a GPU")
     compilation = options.compile == "true" or options.compile
     machine, widths = report.machine("torch"), list(COLUMNS.values())
     print(report.sentence(machine))

@@ -36,7 +36,7 @@ from transformers.utils import logging
 from benchmarks import report
 from core import hf, optim
 from core.batch import IGNORE, Batch
-from core.distributed import World, join, pick_device
+from core.distributed import World, join
 from core.model import GPT, GPTConfig, loss_sum, parse_size
 from core.plan import Compilation
 from core.prefetch import Prefetcher
@@ -368,7 +368,7 @@ def main(argv: list[str] | None = None) -> None:
 
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    device = pick_device(options.device)
+    device = report.device_of(parser, options)
     machine, widths = report.machine("numpy", "torch", "transformers"), list(COLUMNS.values())
     print(report.sentence(machine))
     print(f"sort, seq_length 64, vocab_size 100; {precision_on(device)} on {device}, a process each")

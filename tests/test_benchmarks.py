@@ -5,7 +5,7 @@ import json
 import pytest
 from torch.multiprocessing import ProcessRaisedException
 
-from benchmarks import report, scaling, seeds
+from benchmarks import report, scaling, seeds, train_step
 
 CASE = scaling.Case("1_1_8", 2, 8, 1, 16, "cpu", "fp32", "ddp", False)
 
@@ -17,6 +17,7 @@ CASE = scaling.Case("1_1_8", 2, 8, 1, 16, "cpu", "fp32", "ddp", False)
         *((scaling, wrong) for wrong in ("--processes=0", "--batches=4,0", "--device=abacus")),
         *((seeds, wrong) for wrong in ("--sizes=2_3_16", "--sizes=", "--seeds=0", "--rounds=0", "--batch_size=0")),
         *((seeds, wrong) for wrong in ("--device=abacus", "--compile=reduce-overhead")),
+        *((train_step, wrong) for wrong in ("--device=abacus", "--compile=reduce-overhead")),
     ],
 )
 def test_a_case_that_cannot_be_is_refused_before_any_is_measured(capsys, monkeypatch, benchmark, wrong):
