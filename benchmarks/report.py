@@ -15,7 +15,7 @@ from core.distributed import pick_device
 
 
 def device_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> torch.device:
-    """What `--device` names. Ends the program with a line if that is not there, or cannot compile as `--compile` asks."""
+    """What `--device` names. Ends the program in words if that is not there, or cannot compile as `--compile` asks."""
     try:
         device = pick_device(options.device)
     except ValueError as error:

@@ -65,7 +65,7 @@ def carry_out(config: T, prepare: Callable[[T, World], Replica], labels: Sequenc
             if one.seed in summaries:
                 replica.conclude(summaries[one.seed])
         if config.seeds is not None:
-            world.say(f"\n{len(summaries)} seeds\n{table(rows_of_seeds(summaries), ['seed', *labels])}")
+            world.say(f"\nseeds: {len(summaries)}\n{table(rows_of_seeds(summaries), ['seed', *labels])}")
     failures = [problem for end in ends if isinstance(end, RunFailed) for problem in end.problems]
     if failures:
         raise RunFailed(*failures)
