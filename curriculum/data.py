@@ -173,16 +173,20 @@ def separate(config: DataConfig, text: Text, whole: TokenFile, paths: Sequence[P
 
 
 def chosen_for_validation(config: DataConfig, text: Text, whole: TokenFile) -> np.ndarray:
-    """Numbers of documents drawn at random until `val_share` of the tokens and 8 windows are reached, ascending."""
+    """Numbers of documents drawn at random until `val_share` of the tokens and 8 windows are reached, ascending. One
+    that would bring them above half of all tokens is passed over."""
     assert whole.starts is not None
     lengths = np.diff(np.append(whole.starts, np.uint64(len(whole)))).astype(np.int64)
     least = VALIDATION_WINDOWS * text.block_size + 1
     if not isinstance(text, CurriculumStage):
         return enough(text, np.arange(len(lengths)), lengths, least, len(whole))
     order = rng.generator("validation", config.data_seed, text.name, 0).permutation(len(lengths))
-    wanted = max(config.val_share * len(whole), least)
-    count = int(np.searchsorted(np.cumsum(lengths[order]), wanted)) + 1
-    return enough(text, np.sort(order[:count]), lengths, least, len(whole) // 2)
+    wanted, most = max(config.val_share * len(whole), least), len(whole) // 2
+    while (last := int(np.searchsorted(taken := np.cumsum(lengths[order]), wanted))) < len(order):
+        if taken[last] <= most or wanted > most:
+            break
+        order = np.delete(order, last)
+    return enough(text, np.sort(order[: last + 1]), lengths, least, most)
 
 
 def enough(text: Text, numbers: np.ndarray, lengths: np.ndarray, least: int, most: int) -> np.ndarray:

@@ -212,6 +212,14 @@ def test_a_text_that_is_too_short_leaves_nothing(curriculum, capsys):
     assert contents() == {}
 
 
+@pytest.mark.parametrize("seed", [0, 4])  # which would draw the long document late, and first
+def test_a_document_of_more_than_half_of_a_text_is_trained_on(curriculum, seed):
+    Path("text/a/long.txt").write_text("moon " * 1000)
+    assert cli.main(["initialize", "--type", curriculum(val_share=0.01, data_seed=seed)]) == 0
+    assert len(texts("data/val_warmup_pretrain.bin")) < 8
+    assert "moon " * 1000 in texts("data/train_warmup_pretrain.bin")
+
+
 def die_at_call(left: int) -> None:
     """SIGKILL at some call that opens, renames, removes or shortens a file."""
 
