@@ -374,6 +374,12 @@ def test_a_loss_that_is_never_reached_and_values_without_spread_are_said():
     assert single["interval"] is None
 
 
+def test_values_that_are_all_equal_have_no_p_though_their_mean_is_rounded():
+    base = [Made("no pretraining", n, 0.1, [2.0, 1.0]) for n in range(3)]  # their standard deviation is 1e-17
+    other = [Made("set", n, 0.1, [2.0, 1.0]) for n in range(5)]
+    assert grid_report.rows_of([*base, *other])[1]["p"] is None
+
+
 def test_a_report_on_nothing_is_refused(tmp_path, ended):
     with pytest.raises(UserError, match="holds no grid"):
         grid_report.report(grid_report.ReportConfig(grid=str(tmp_path)))
