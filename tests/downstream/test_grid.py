@@ -394,6 +394,17 @@ def test_a_report_on_nothing_is_refused(tmp_path, ended):
             grid_report.report(grid_report.ReportConfig(grid=str(ended / "grid"), metric=metric))
 
 
+def test_a_cell_whose_course_was_lost_is_named(ended, tmp_path):
+    """As by a power cut, or by somebody who made room: what is left of it would give another final loss."""
+    damaged = shutil.copytree(ended / "grid", tmp_path / "grid", symlinks=True)
+    metrics = damaged / "cells" / "sorting" / "no_pretraining" / "seed0" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    for left in ([line for line in lines if '"step": 8' not in line], []):
+        metrics.write_text("".join(left))
+        with pytest.raises(UserError, match=f"grid: {metrics} lacks the validation of update 8, the last one"):
+            grid_report.report(grid_report.ReportConfig(grid=str(damaged)))
+
+
 def test_a_grid_that_was_moved_is_reported_on(ended, tmp_path):
     """As from the cluster where it ran, or from another folder than the one that its save_dir counts from."""
     moved = shutil.copytree(ended / "grid", tmp_path / "moved", symlinks=True)
