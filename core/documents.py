@@ -1,5 +1,6 @@
 """Streams of text documents, always the same ones in the same order: local files, and data sets of the hub."""
 
+import codecs
 import hashlib
 import json
 import os
@@ -89,7 +90,8 @@ class LocalFiles(Documents):
         first = 1
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip() == str(self.separator).encode():
+                bare = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                if bare.strip() == str(self.separator).encode():
                     if any(map(bytes.strip, part)):
                         yield _decoded(b"".join(part), f"{path}:{first}")
                     part, first = [], number + 1
@@ -121,11 +123,17 @@ class LocalFiles(Documents):
                     has = ", ".join(file.schema_arrow.names)
                     raise UserError(f"{path}: there is no column {self.text_column!r}; it has {has}")
                 batches = file.iter_batches(batch_size=256, columns=[self.text_column])
-                rows = (row for batch in batches for row in batch.to_pylist())
-                for number, row in enumerate(rows):
-                    yield of_row(row, self.text_column, f"{path}:{number}")
+                values = (value for batch in batches for value in batch.column(0))
+                for number, value in enumerate(values):
+                    yield self._cell(value, f"{path}:{number}")
         except ArrowException as error:
             raise UserError(f"{path}: is no intact Parquet file: {str(error).splitlines()[0]}") from error
+
+    def _cell(self, value: Any, where: str) -> Document:
+        try:
+            return of_row({self.text_column: value.as_py()}, self.text_column, where)
+        except UnicodeDecodeError:  # Parquet takes any bytes for a text
+            return Document("", where, "not UTF-8")
 
 
 REVISIONS = {  # commits of the data sets that configurations here name, so that a run can be repeated

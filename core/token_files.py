@@ -76,8 +76,8 @@ class TokenFile:
     """A token file that is read where it lies, by any number of threads.
 
     Raises UserError, which ends with `advice`, if it is missing, incomplete, damaged, or of another tokenizer than is
-    given. A bare NAME.bin of somebody else's is taken for uint16, and that is said. `verify` compares hashes, or looks
-    at all ids of a bare file: a second or so for a gigabyte.
+    given. A bare NAME.bin of somebody else's is taken for what one of that tokenizer would be, uint16 without any, and
+    that is said. `verify` compares hashes, or looks at all ids of a bare file: a second or so for a gigabyte.
     """
 
     def __init__(
@@ -98,13 +98,14 @@ class TokenFile:
             self._fail(f"is damaged: {error}")
         if self.meta is None and (part(path, ".idx").exists() or part(path, ".doc").exists()):
             self._fail(f"is incomplete: {part(path, '.meta.json').name} is missing")
-        self.tokens = self._mapped(".bin", np.dtype(self.meta["dtype"] if self.meta else "<u2"), "tokens")
+        dtype = np.dtype(self.meta["dtype"]) if self.meta else dtype_of(tokenizer.num_tokens if tokenizer else 0)
+        self.tokens = self._mapped(".bin", dtype, "tokens")
         self.starts: np.ndarray | None = None  # where each document begins; None in a bare file
         if self.meta:
             self.starts = self._mapped(".idx", np.dtype("<u8"), "documents")
             self._check_against_meta(tokenizer, verify)
         else:
-            say(f"{path}: without {part(path, '.meta.json').name}: taken for uint16 ids of the tokenizer in use")
+            say(f"{path}: without {part(path, '.meta.json').name}: taken for {dtype} ids of the tokenizer in use")
             if verify and tokenizer is not None:
                 self._check_ids(tokenizer)
 
@@ -132,8 +133,8 @@ class TokenFile:
         path = part(self.path, suffix)
         size = path.stat().st_size if path.is_file() else 0
         if size % dtype.itemsize or (self.meta and size != self.meta[count] * dtype.itemsize):
-            expected = f", not {self.meta[count] * dtype.itemsize:,}" if self.meta else ", not a multiple of 2"
-            self._fail(f"is damaged: {path.name} has {size:,} bytes{expected}")
+            wanted = f"{self.meta[count] * dtype.itemsize:,}" if self.meta else f"a multiple of {dtype.itemsize}"
+            self._fail(f"is damaged: {path.name} has {size:,} bytes, not {wanted}")
         return np.memmap(path, dtype, mode="r") if size else np.empty(0, dtype)
 
     def _check_against_meta(self, tokenizer: Tokenizer | None, verify: bool) -> None:

@@ -91,7 +91,10 @@ class FromLibrary(Tokenizer):
         return [np.concatenate([next(encoded) for _ in parts]) for parts in cut]
 
     def _encode_some(self, texts: list[str]) -> list[np.ndarray]:
-        found = self._inner.encode_batch_fast(texts, add_special_tokens=False)
+        try:
+            found = self._inner.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # of a type of its own, such as for a word where the vocabulary has no [UNK]
+            raise UserError(f"tokenizer: {self.name} cannot encode a text: {error}") from error
         return [np.array(encoding.ids, np.uint32) for encoding in found]
 
     def decode(self, ids: Iterable[int]) -> str:

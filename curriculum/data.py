@@ -26,6 +26,10 @@ def path_of(config: DataConfig, text: Text, side: Literal["train", "val"]) -> Pa
     return home(config.data_dir) / f"{side}_{text.stem}.bin"
 
 
+def addresses_of(config: DataConfig, text: Text) -> str:
+    return (text.source_path or [config.web_sources])[0]
+
+
 def source_of(config: DataConfig, text: Text) -> Documents:
     """Where a stage's documents come from. Raises UserError for paths and files that are not there."""
     if text.dataset_key == LOCAL:
@@ -33,7 +37,7 @@ def source_of(config: DataConfig, text: Text) -> Documents:
     if text.dataset_key == SCRAPE:
         from curriculum.sources.web import WebPages
 
-        return WebPages((text.source_path or [config.web_sources])[0], folder=f"{config.data_dir}/web")
+        return WebPages(addresses_of(config, text), folder=f"{config.data_dir}/web")
     if text.dataset_key == SENTENCES:
         from curriculum.sources.sentences import SimpleSentences
 
@@ -50,10 +54,12 @@ def source_of(config: DataConfig, text: Text) -> Documents:
 
 
 def sources_of(config: DataConfig) -> list[Documents]:
-    """One for each text. Raises UserError with a line for each that is not there, or reads a file of an earlier one."""
+    """One for each text. Raises UserError with a line for each that is not there, reads a file of an earlier one, or
+    would keep its pages in the folder of an earlier one."""
     sources: list[Documents] = []
     problems: list[str] = []
     readers: dict[Path, str] = {}
+    lists: dict[str, str] = {}  # of addresses: whose pages are kept under the name
     for text in config.texts:
         try:
             sources.append(source := source_of(config, text))
@@ -65,6 +71,10 @@ def sources_of(config: DataConfig) -> list[Documents]:
             reader = readers[again[0]]
             problems.append(f"{text.name}: reads {again[0]}, as {reader} does; give one of them another source_path")
         readers |= dict.fromkeys(own, text.name)
+        name = Path(addresses_of(config, text)).stem
+        if text.dataset_key == SCRAPE and lists.setdefault(name, text.name) != text.name:
+            other = f"another file than that of {lists[name]}, but with its name, {name}, under which pages are kept"
+            problems.append(f"{text.name}: source_path is {other}; rename one of them")
     if problems:
         raise UserError(*problems)
     return sources
@@ -173,16 +183,20 @@ def separate(config: DataConfig, text: Text, whole: TokenFile, paths: Sequence[P
 
 
 def chosen_for_validation(config: DataConfig, text: Text, whole: TokenFile) -> np.ndarray:
-    """Numbers of documents drawn at random until `val_share` of the tokens and 8 windows are reached, ascending."""
+    """Numbers of documents drawn at random until `val_share` of the tokens and 8 windows are reached, ascending. One
+    that would bring them above half of all tokens is passed over."""
     assert whole.starts is not None
     lengths = np.diff(np.append(whole.starts, np.uint64(len(whole)))).astype(np.int64)
     least = VALIDATION_WINDOWS * text.block_size + 1
     if not isinstance(text, CurriculumStage):
         return enough(text, np.arange(len(lengths)), lengths, least, len(whole))
     order = rng.generator("validation", config.data_seed, text.name, 0).permutation(len(lengths))
-    wanted = max(config.val_share * len(whole), least)
-    count = int(np.searchsorted(np.cumsum(lengths[order]), wanted)) + 1
-    return enough(text, np.sort(order[:count]), lengths, least, len(whole) // 2)
+    wanted, most = max(config.val_share * len(whole), least), len(whole) // 2
+    while (last := int(np.searchsorted(taken := np.cumsum(lengths[order]), wanted))) < len(order):
+        if taken[last] <= most or wanted > most:
+            break
+        order = np.delete(order, last)
+    return enough(text, np.sort(order[: last + 1]), lengths, least, most)
 
 
 def enough(text: Text, numbers: np.ndarray, lengths: np.ndarray, least: int, most: int) -> np.ndarray:

@@ -141,9 +141,14 @@ def status(config: StatusConfig) -> None:
     print(table(rows, ["file", "stage", "state", "documents", "tokens", "tokenizer"]))
     default, name = "runs/curriculum", config.training.get("run_name") or ""
     run_dir = home(config.save_dir or config.training.get("save_dir", default)) / name
-    of_seeds = sorted(run_dir.glob("seed*"), key=lambda path: (len(path.name), path.name))
+    of_seeds = seeds_in(run_dir)
     for one in [run_dir] if checkpoint.list_steps(run_dir) or not of_seeds else of_seeds:
         show_progress(one)
+
+
+def seeds_in(run_dir: Path) -> list[Path]:
+    """The folders of the seeds that were trained together."""
+    return sorted(run_dir.glob("seed*"), key=lambda path: (len(path.name), path.name))
 
 
 def show_progress(run_dir: Path) -> None:
@@ -209,6 +214,8 @@ def newest(config: GenerateConfig) -> Path:
     run_dir = home(config.save_dir)
     step = checkpoint.newest_intact(run_dir, say=print)
     if step is None:
+        if of_seeds := seeds_in(run_dir):
+            raise UserError(f"save_dir: {run_dir} holds a run of each seed; take one of them, such as {of_seeds[0]}")
         raise UserError(
             f"save_dir: {run_dir} has no checkpoint; give the save_dir of your run, or a checkpoint. "
             "Train with: python -m curriculum.cli start"

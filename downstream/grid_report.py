@@ -14,7 +14,7 @@ from core.config import Config, home, resolve
 from core.errors import UserError
 from core.files import write_json, write_whole
 from core.plots import draw_panels
-from core.tracking import read_metrics
+from core.tracking import METRICS, read_metrics
 from downstream.grid import GridConfig, jobs
 
 BASELINE = "no pretraining"
@@ -41,10 +41,20 @@ class Cell:
             there = ", ".join(numbers)
             raise UserError(f"metric: {metric!r} is none of the measurements of {folder}; there are {there}")
         self.value, self.floor = float(test[metric]), test.get(f"{metric}_floor")
-        course = [row for row in read_metrics(folder) if row["split"] == "validation" and "slice" not in row]
+        course = course_of(folder, summary["step"])
         self.tokens = np.array([row["tokens"] for row in course], dtype=float)
         self.loss = np.array([row["loss"] for row in course])
         self.course = np.array([row.get(metric, math.nan) for row in course])
+
+
+def course_of(folder: Path, last: int) -> list[dict[str, Any]]:
+    """What was measured on validation, up to update `last` of a finished run. Raises UserError if it is not there."""
+    lines = read_metrics(folder) if (folder / METRICS).exists() else []
+    course = [row for row in lines if row["split"] == "validation" and "slice" not in row]
+    if not course or course[-1]["step"] != last:
+        again = "remove the folder and run the grid again, which trains this cell anew"
+        raise UserError(f"grid: {folder / METRICS} lacks the validation of update {last}, the last one; {again}")
+    return course
 
 
 def report(config: ReportConfig) -> list[dict[str, Any]]:
@@ -105,7 +115,7 @@ def p_value(values: np.ndarray, others: np.ndarray) -> float | None:
     """Of Welch's two-sided t-test; None where it cannot be computed: a single value, or no spread at all."""
     from scipy import stats
 
-    if min(len(values), len(others)) < 2 or (values.std() == 0 and others.std() == 0):
+    if min(len(values), len(others)) < 2 or np.ptp(values) == np.ptp(others) == 0:  # std of equal values may be 1e-17
         return None
     return float(stats.ttest_ind(values, others, equal_var=False).pvalue)
 

@@ -4,6 +4,7 @@ The documented vocabulary: a-z, A-Z, 0-9, punctuation and the space are ids 0 ..
 token, which the documented form does not have, comes after them.
 """
 
+import codecs
 import hashlib
 import json
 import shutil
@@ -161,7 +162,7 @@ def _write(listed: dict[str, list[Path]], folder: Path) -> None:
 def read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A file of alternating lines: all characters without line ends, uint8, and the lengths of questions and answers,
     int64. Raises UserError naming file and line."""
-    text = path.read_bytes().replace(b"\r\n", b"\n")
+    text = path.read_bytes().removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
     if text.isascii():
         codes = _CODES[np.frombuffer(text, dtype=np.uint8)]
     else:

@@ -66,6 +66,12 @@ def test_any_document_can_be_gone_on_from(corpus):
             assert list(source.documents(start)) == everything[start:]
 
 
+def test_a_separator_may_stand_behind_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf***\r\none\r\n***\r\ntwo")
+    found = [d.text for d in LocalFiles([str(tmp_path)], separator="***").documents()]
+    assert found == ["one\n", "two"]
+
+
 def test_a_separator_divides_text_files(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"<|endoftext|>\r\nOnce\r\n\r\nupon\n<|endoftext|>\n \n<|endoftext|>\na time")
     parts = list(LocalFiles([str(tmp_path)], separator="<|endoftext|>").documents())
@@ -113,6 +119,15 @@ def test_a_missing_column_and_a_broken_file_are_refused(corpus):
     (corpus / "e.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(UserError, match=r"e.parquet: is no intact Parquet file"):
         list(LocalFiles([str(corpus / "e.parquet")]).documents())
+
+
+def test_a_row_of_parquet_that_is_not_utf8_is_named(tmp_path):
+    encoded = pa.array([b"caf\xe9", b"tea"])
+    parquet.write_table(
+        pa.table({"text": pa.Array.from_buffers(pa.string(), 2, encoded.buffers())}), tmp_path / "a.parquet"
+    )
+    found = [(d.text, d.problem) for d in LocalFiles([str(tmp_path)]).documents()]
+    assert found == [("", "not UTF-8"), ("tea", "")]
 
 
 @pytest.fixture

@@ -276,6 +276,18 @@ def test_a_bare_file_is_taken_and_that_is_said(tmp_path):
     assert said == [f"{tmp_path}/y.bin: without y.meta.json: taken for uint16 ids of the tokenizer in use"]
 
 
+def test_a_bare_file_of_a_large_vocabulary_is_taken_for_what_one_of_ours_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer.Bytes, "num_tokens", 65_536)
+    write(tmp_path / "x.bin", Given(["ab", "c"]), BYTES, **SILENT)
+    part(tmp_path / "x.bin", ".bin").rename(tmp_path / "y.bin")
+    said = []
+    assert TokenFile(tmp_path / "y.bin", BYTES, say=said.append).tokens.tolist() == [*b"ab", 256, *b"c", 256]
+    assert "taken for uint32 ids" in said[0]
+    (tmp_path / "y.bin").write_bytes(b"\0\0")
+    with pytest.raises(UserError, match="has 2 bytes, not a multiple of 4"):
+        TokenFile(tmp_path / "y.bin", BYTES, **SILENT)
+
+
 @pytest.mark.parametrize(("ids", "message"), [([1, 257], "holds the id 257, but bytes has 257 tokens"), ([], None)])
 def test_ids_that_the_tokenizer_does_not_have_are_found(tmp_path, ids, message):
     np.array(ids, np.uint16).tofile(tmp_path / "y.bin")

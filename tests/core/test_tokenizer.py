@@ -149,6 +149,13 @@ def test_a_path_that_holds_no_tokenizer_is_refused(tmp_path, make, message):
         tokenizer.load(str(tmp_path / "x"))
 
 
+def test_a_text_that_a_tokenizer_cannot_encode_is_said_in_words(tmp_path):
+    vocabulary = {"a": 0, "<|endoftext|>": 1}
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]")).save(str(tmp_path / "words.json"))
+    with pytest.raises(UserError, match="tokenizer: words cannot encode a text: WordLevel error: Missing"):
+        tokenizer.load(str(tmp_path / "words.json")).encode(["b"])
+
+
 def test_the_hashes_are_those_of_the_installed_files():
     assert {
         p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in FILES.iterdir() if p.is_file()

@@ -212,6 +212,31 @@ def test_a_text_that_is_too_short_leaves_nothing(curriculum, capsys):
     assert contents() == {}
 
 
+def test_two_lists_of_addresses_with_one_name_are_refused(curriculum, capsys):
+    """Their pages and manifests would lie in one folder, where the second manifest would take the first one's place."""
+    for folder in ("text/b", "text/c"):
+        Path(folder, "web.yaml").write_text("urls: [http://127.0.0.1/]\ncontact: me@example.org\n")
+    of = {"dataset_key": "custom-scrape"}
+    stages = {
+        "foundation": of | {"source_path": ["text/b/web.yaml"]},
+        "pretrain": of | {"source_path": ["text/c/web.yaml"]},
+    }
+    assert cli.main(["initialize", "--type", curriculum(stages)]) == 2
+    assert (
+        "error: pretrain: source_path is another file than that of foundation, but with its name, web"
+        in capsys.readouterr().err
+    )
+    assert not Path("data").exists()
+
+
+@pytest.mark.parametrize("seed", [0, 4])  # which would draw the long document late, and first
+def test_a_document_of_more_than_half_of_a_text_is_trained_on(curriculum, seed):
+    Path("text/a/long.txt").write_text("moon " * 1000)
+    assert cli.main(["initialize", "--type", curriculum(val_share=0.01, data_seed=seed)]) == 0
+    assert len(texts("data/val_warmup_pretrain.bin")) < 8
+    assert "moon " * 1000 in texts("data/train_warmup_pretrain.bin")
+
+
 def die_at_call(left: int) -> None:
     """SIGKILL at some call that opens, renames, removes or shortens a file."""
 

@@ -439,6 +439,8 @@ def test_status_says_how_far_each_seed_is(curriculum, capsys):
     out = capsys.readouterr().out
     assert out.index("run/seed2: step 45") < out.index("run/seed10: step 45")
     assert "no run yet" not in out
+    error = error_of(capsys, "generate", "sun", "--save_dir", "run")  # it has checkpoints: of which seed is to be said
+    assert error == "error: save_dir: run holds a run of each seed; take one of them, such as run/seed2\n"
 
 
 def test_status_finds_a_named_run_and_refuses_one_of_an_ablation(curriculum, capsys):

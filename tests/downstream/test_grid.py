@@ -374,6 +374,12 @@ def test_a_loss_that_is_never_reached_and_values_without_spread_are_said():
     assert single["interval"] is None
 
 
+def test_values_that_are_all_equal_have_no_p_though_their_mean_is_rounded():
+    base = [Made("no pretraining", n, 0.1, [2.0, 1.0]) for n in range(3)]  # their standard deviation is 1e-17
+    other = [Made("set", n, 0.1, [2.0, 1.0]) for n in range(5)]
+    assert grid_report.rows_of([*base, *other])[1]["p"] is None
+
+
 def test_a_report_on_nothing_is_refused(tmp_path, ended):
     with pytest.raises(UserError, match="holds no grid"):
         grid_report.report(grid_report.ReportConfig(grid=str(tmp_path)))
@@ -386,6 +392,17 @@ def test_a_report_on_nothing_is_refused(tmp_path, ended):
     for metric in ("speed", "split"):
         with pytest.raises(UserError, match=f"'{metric}' is none of the measurements"):
             grid_report.report(grid_report.ReportConfig(grid=str(ended / "grid"), metric=metric))
+
+
+def test_a_cell_whose_course_was_lost_is_named(ended, tmp_path):
+    """As by a power cut, or by somebody who made room: what is left of it would give another final loss."""
+    damaged = shutil.copytree(ended / "grid", tmp_path / "grid", symlinks=True)
+    metrics = damaged / "cells" / "sorting" / "no_pretraining" / "seed0" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    for left in ([line for line in lines if '"step": 8' not in line], []):
+        metrics.write_text("".join(left))
+        with pytest.raises(UserError, match=f"grid: {metrics} lacks the validation of update 8, the last one"):
+            grid_report.report(grid_report.ReportConfig(grid=str(damaged)))
 
 
 def test_a_grid_that_was_moved_is_reported_on(ended, tmp_path):

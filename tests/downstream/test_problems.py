@@ -69,10 +69,10 @@ def test_every_problem_of_every_file_is_there_as_it_stood(archive, problems):
         assert there == list(zip(lines[::2], lines[1::2], strict=True))
 
 
-def test_windows_line_ends_and_a_missing_last_one_change_nothing(tmp_path):
+def test_windows_line_ends_its_byte_order_mark_and_a_missing_last_line_end_change_nothing(tmp_path):
     for name, text in {
         "unix": "1+1?\n2\n3?\n4\n",
-        "windows": "1+1?\r\n2\r\n3?\r\n4\r\n",
+        "windows": "\ufeff1+1?\r\n2\r\n3?\r\n4\r\n",
         "cut": "1+1?\n2\n3?\n4",
     }.items():
         (tmp_path / name / "train-easy").mkdir(parents=True)
