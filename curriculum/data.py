@@ -73,8 +73,10 @@ def sources_of(config: DataConfig) -> list[Documents]:
         readers |= dict.fromkeys(own, text.name)
         name = Path(addresses_of(config, text)).stem
         if text.dataset_key == SCRAPE and lists.setdefault(name, text.name) != text.name:
-            other = f"another file than that of {lists[name]}, but with its name, {name}, under which pages are kept"
-            problems.append(f"{text.name}: source_path is {other}; rename one of them")
+            other = (
+                f"{text.name}: source_path has the name of that of {lists[name]}, {name}, under which pages are kept"
+            )
+            problems.append(f"{other}; take another list, or rename one of them")
     if problems:
         raise UserError(*problems)
     return sources
