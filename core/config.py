@@ -281,7 +281,7 @@ def _typed(text: str, field: FieldInfo | None) -> Any:
         return text
     items = _items(field)
     if str in items and text != "null":
-        return _texts(text)
+        return _texts(text) if text.strip() else text  # an empty word, as an unset variable gives, is no empty list
     try:
         return parse_yaml(f"[{text}]" if items and not text.startswith("[") and text != "null" else text)
     except yaml.YAMLError:

@@ -48,7 +48,7 @@ class PrngConfig(RunConfig):
     n_test_a: int = Field(16, ge=1, description="further multipliers, for tests only")
     n_test_c: int = Field(16, ge=1, description="further increments, for tests only")
     n_example: int = Field(1, ge=1, le=2**62, description="start values of each pair trained on")
-    exclude_ac_paths: list[str] = Field(
+    exclude_ac_paths: list[Annotated[str, Field(min_length=1)]] = Field(
         [], description=".npz files of earlier runs, globs too, whose a and c are neither trained on nor tested"
     )
 
@@ -95,7 +95,7 @@ class PrngConfig(RunConfig):
     wandb_project: str = free("prng", description="its project")
     wandb_entity: str | None = free(None, description="its user or team")
     wandb_name: str | None = free(None, description="its name for the run; null: that of the folder")
-    wandb_tags: list[str] | None = free(None, description="its tags")
+    wandb_tags: list[Annotated[str, Field(min_length=1)]] | None = free(None, description="its tags")
     wandb_notes: str | None = free(None, description="its notes; null: description")
     wandb_offline: bool = free(False, description="write to files that wandb sync uploads")
     wandb_api_key: str | None = free(

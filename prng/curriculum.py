@@ -34,8 +34,9 @@ class Phase(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         for key, weights in [("start_weights", self.start_weights), ("end_weights", self.end_weights)]:
-            if weights is not None and not sum(weights) > 0:
-                raise ValueError(f"{key} {weights} sum to 0; at least one modulus needs a share")
+            if weights is not None and not 0 < sum(weights) < math.inf:
+                total = f"{key} {weights} sum to {sum(weights):g}"
+                raise ValueError(f"{total}; at least one modulus needs a share, and all together a finite one")
         if self.warmup_steps >= self.phase_steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}, but the phase has {self.phase_steps} updates")
         if self.transition_steps > self.phase_steps:

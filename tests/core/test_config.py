@@ -132,6 +132,13 @@ def test_the_texts_of_a_list_stay_text(tmp_path, text, value):
     assert resolve(tmp_path, paths=text).paths == value
 
 
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_word_is_no_empty_list_of_texts(tmp_path, text):
+    assert resolve(tmp_path, paths="[]").paths == []
+    with pytest.raises(UserError, match=f"paths: '{text}' is not allowed; it takes list of text"):
+        resolve(tmp_path, paths=text)
+
+
 @pytest.mark.parametrize(("text", "value"), [("007", "007"), ("1e3", "1e3"), ("true", "true"), ("null", None)])
 def test_a_name_stays_text(tmp_path, text, value):
     assert resolve(tmp_path, name=text).name == value

@@ -68,6 +68,7 @@ FLAGS = [
     ({"checkpoint_intervall": 5}, ["Did you mean checkpoint_interval?"]),
     ({"exclude_ac_paths": "nowhere.npz"}, ["exclude_ac_paths: nowhere.npz", "No such file"]),
     ({"exclude_ac_paths": "nowhere*.npz,{folder}/empty.npz"}, ["no file matches nowhere*.npz", "holds no values"]),
+    ({"exclude_ac_paths": ""}, ["--exclude_ac_paths: '' is not allowed"]),
     ({"pretrained_path": "nowhere"}, ["pretrained_path: nowhere does not exist"]),
     ({"pretrain_m": 256}, ["there is no pretrained_path"]),
     ({"device": "cuda:7"}, ["device: 'cuda:7' is not there"]),

@@ -114,6 +114,7 @@ def test_cosine_ends_at_the_lowest_rate():
     [
         ({"end_weights": [0.0, 0.0]}, "sum to 0"),
         ({"start_weights": []}, "sum to 0"),
+        ({"end_weights": [1e308, 1e308, 0.0]}, "sum to inf"),
         ({"warmup_steps": 10}, "warmup_steps is 10, but the phase has 10"),
         ({"transition_steps": 11}, "transition_steps is 11"),
         ({"end_weights": [-1.0, 2.0]}, "greater than or equal to 0"),
