@@ -146,7 +146,7 @@ def test_a_signal_to_any_rank_stops_all_once_everything_is_saved(server, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("kind", "lost"), [("ddp", 1), pytest.param("fsdp", 1, marks=pytest.mark.slow), ("ddp", 0), ("fsdp", 0)]
+    ("kind", "lost"), [("ddp", 0), ("ddp", 1), *(pytest.param("fsdp", n, marks=pytest.mark.slow) for n in (0, 1))]
 )
 def test_a_killed_rank_ends_all_in_words_and_the_run_goes_on(server, alone, tmp_path, kind, lost):
     run = tmp_path / "run"

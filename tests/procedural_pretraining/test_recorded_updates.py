@@ -60,8 +60,9 @@ def losses(run_dir) -> list[float]:
     return [row["loss"] for row in metrics(run_dir)]
 
 
-@pytest.mark.parametrize("task", ["set", "sort"])  # of a varying number of targets, and of one
-@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2}], ids=str)
+@pytest.mark.parametrize(  # of a number of targets that varies, and of one
+    ("task", "changes"), [("set", {"gradient_accumulation_steps": 2}), ("sort", {})], ids=str
+)
 def test_recorded_updates_are_those_that_are_launched(train, recorded, task, changes):
     launched = train("launched", task=task, **changes)
     together = train("launched together", task=task, seeds="3-5", **changes)

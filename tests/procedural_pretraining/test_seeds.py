@@ -88,8 +88,8 @@ def without_keys_bias(name: str, tensor: torch.Tensor) -> torch.Tensor:
     "changes",
     [
         {},
-        {"positions": "rope", "tied": "false", "gradient_accumulation_steps": 2,
-         "warmup_steps": 5, "max_grad_norm": 0.1},
+        pytest.param({"positions": "rope", "tied": "false", "gradient_accumulation_steps": 2,
+         "warmup_steps": 5, "max_grad_norm": 0.1}, marks=pytest.mark.slow),
         pytest.param({"task": "mixture", "seq_length": None, "vocab_size": None, "parts": "[{task: set, weight: 1, "
          "seq_length: 7, vocab_size: 12}, {task: stack, weight: 1, seq_length: 5, vocab_size: 9}]"},
          marks=pytest.mark.slow),
