@@ -121,32 +121,41 @@ class Inflater:
     """Undoes one Content-Encoding, never making more bytes than there is room for: 1 kB can stand for 1 MB."""
 
     def __init__(self, encoding: str):
-        self.encoding = encoding.strip().lower()
-        if self.encoding not in {"", "identity", *WINDOWS}:
+        name = encoding.strip().lower()
+        if name not in {"", "identity", *WINDOWS}:
             raise Failure("encoding not supported", f"Content-Encoding: {encoding}")
-        self.window = WINDOWS.get(self.encoding)
-        self.stream = zlib.decompressobj(self.window) if self.window else None
+        self.window = WINDOWS.get(name, 0)  # 0: there is nothing to undo
+        self.stream = zlib.decompressobj(self.window)
         self.is_first = True
 
     def feed(self, data: bytes, room: int) -> bytes:
         """What `data` stands for, or the first `room` bytes of it."""
-        if self.stream is None:
+        if not self.window:
             return data
+        made = bytearray()
+        while data and len(made) < room:
+            made += self._inflate(data, room - len(made))
+            data = self.stream.unused_data
+        return bytes(made)
+
+    def _inflate(self, data: bytes, room: int) -> bytes:
+        if self.stream.eof:
+            if self.window != WINDOWS["gzip"]:
+                raise Failure("broken compression", "there is data after its end")
+            self.stream = zlib.decompressobj(self.window)  # gzip may have several members: RFC 1952, 2.2
         try:
             made = self.stream.decompress(data, room)
         except zlib.error as error:
-            if not (self.is_first and self.window == 15):
+            if not (self.is_first and self.window == WINDOWS["deflate"]):
                 raise Failure("broken compression", str(error)) from None
             self.window = -15  # some servers send deflate without its container
             self.stream, self.is_first = zlib.decompressobj(self.window), False
-            return self.feed(data, room)
+            return self._inflate(data, room)
         self.is_first = False
-        if self.stream.unused_data:
-            raise Failure("broken compression", "there is data after its end")
         return made
 
     def finish(self) -> None:
-        if self.stream is not None and not self.stream.eof and not self.is_first:
+        if not (self.is_first or self.stream.eof):
             raise Failure("connection failed", "the compressed body ends early", is_passing=True)
 
 

@@ -29,7 +29,7 @@ from web_server import (
 
 from curriculum.scraping import address, exchange
 from curriculum.scraping.config import WebSources
-from curriculum.scraping.exchange import Answer
+from curriculum.scraping.exchange import Answer, Inflater
 from curriculum.scraping.failure import Failure
 from curriculum.scraping.fetcher import Fetcher, Visit
 
@@ -258,6 +258,8 @@ def test_no_cookie_password_or_referer_is_sent_anywhere():
         ((200, {"Content-Encoding": "br"}, b"x"), "encoding not supported", {}),
         ((200, {"Content-Encoding": "gzip, gzip"}, b"x"), "encoding not supported", {}),
         ((200, {"Content-Encoding": "gzip"}, b"no gzip"), "broken compression", {}),
+        ((200, {"Content-Encoding": "gzip"}, gzip.compress(b"x") + b"more"), "broken compression", {}),
+        ((200, {"Content-Encoding": "deflate"}, zlib.compress(b"x") + b"more"), "broken compression", {}),
         ((200, {"Content-Encoding": "gzip"}, gzip.compress(b"x" * 100)[:20]), "connection failed", {"retries": 0}),
         ((204, {}, b""), "HTTP 204", {}),
         ((304, {}, b""), "HTTP 304", {}),
@@ -303,6 +305,23 @@ def test_bodies_are_decompressed_and_bombs_are_not(encoding, window):
     assert answer.body == b"words " * 1000
     assert failure.kind == "too large"
     assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_gzip_of_several_members_is_one_body(size):
+    data = gzip.compress(b"one ") + gzip.compress(b"") + gzip.compress(b"two")
+    inflater = Inflater("gzip")
+    parts = [inflater.feed(data[start : start + size], room=100) for start in range(0, len(data), size)]
+    inflater.finish()
+    assert b"".join(parts) == b"one two"
+    assert Inflater("gzip").feed(data, room=6) == b"one tw"
+
+
+def test_gzip_whose_second_member_ends_early():
+    inflater = Inflater("gzip")
+    inflater.feed((gzip.compress(b"one ") + gzip.compress(b"two"))[:-3], room=100)
+    with pytest.raises(Failure, match="ends early"):
+        inflater.finish()
 
 
 # --- Attempts
