@@ -1,5 +1,6 @@
 """A trained model to take weights from, in whatever form it was left."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,14 @@ class Donor:
     @property
     def config(self) -> GPTConfig:
         return self.model.config
+
+    def digest(self) -> str:
+        """Of its weights: the same wherever they lie, and in whatever form."""
+        total = hashlib.blake2b(digest_size=8)
+        for name, parameter in self.model.named_parameters():
+            total.update(f"{name} {tuple(parameter.shape)} ".encode())
+            total.update(parameter.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()
 
 
 def read(path: Path) -> Donor:

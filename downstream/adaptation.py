@@ -139,6 +139,11 @@ def read_parts(config: AdaptationConfig) -> list[transfer.Part]:
     return [transfer.Part(transfer.read(path, key), some, key) for key, path, some in config.sources]
 
 
+def identity(config: AdaptationConfig, parts: Sequence[transfer.Part], world: World) -> dict[str, Any]:
+    """The configuration's, with weights that are taken in place of where they lie: they may be moved in between."""
+    return {**config.identity(world.size), **{part.key: f"weights {part.source.digest()}" for part in parts}}
+
+
 def build_model(
     config: AdaptationConfig, parts: Sequence[transfer.Part], shape: Callable[[Donor | None], GPTConfig]
 ) -> tuple[GPT, transfer.Report]:

@@ -239,7 +239,7 @@ def check(config: GridConfig, all_jobs: list[Job]) -> None:
     for job in all_jobs:
         for seed in job.seeds:
             noted = job.run_dir(seed) / NOTE
-            if noted.exists() and not says(noted, job.arguments):
+            if noted.exists() and not says(noted, job.arguments, config.root):
                 problems.append(f"{noted.parent} holds a run with other settings; use another save_dir, or remove it")
     shared = Counter((job.folder, tuple(job.seeds)) for job in all_jobs)
     problems += [
@@ -250,9 +250,14 @@ def check(config: GridConfig, all_jobs: list[Job]) -> None:
         raise UserError(*dict.fromkeys(problems))
 
 
-def says(note: Path, arguments: list[str]) -> bool:
-    try:
-        return bool(json.loads(note.read_text()) == arguments)
+def as_noted(arguments: list[str], root: Path) -> list[str]:
+    """What a run is begun with, wherever the grid lies: it may be moved."""
+    return [argument.replace(f"={root}/", "=./") for argument in arguments]
+
+
+def says(note: Path, arguments: list[str], root: Path) -> bool:
+    try:  # earlier notes have the whole paths
+        return json.loads(note.read_text()) in (as_noted(arguments, root), arguments)
     except ValueError:  # damaged: nobody knows what the run was begun with
         return False
 
@@ -351,7 +356,7 @@ class Workers:
         left = sorted(set(job.seeds) - set(job.ended()))
         for run_dir in map(job.run_dir, left):
             run_dir.mkdir(parents=True, exist_ok=True)
-            write_whole(run_dir / NOTE, json.dumps(job.arguments) + "\n")
+            write_whole(run_dir / NOTE, json.dumps(as_noted(job.arguments, self.root)) + "\n")
         log = self.root / "logs" / f"{job.name.replace('/', '.')}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(

@@ -15,7 +15,7 @@ from core.show import View, inspect
 from core.split import SHARES, draw_block
 from core.task_verbs import export_task
 from core.trainer import Definition, Phase, Settings
-from downstream.adaptation import announce, build_model, read_parts
+from downstream.adaptation import announce, build_model, identity, read_parts
 from downstream.algorithmic_tasks.config import MAY_GROW, AlgorithmicConfig, LookConfig, WriteConfig, parse
 from downstream.algorithmic_tasks.exam import Exam, QuestionSource
 
@@ -31,7 +31,8 @@ def train(config: AlgorithmicConfig) -> list[dict[str, Any]]:
 
 
 def prepare(config: AlgorithmicConfig, world: World) -> Replica:
-    model, fates = build_model(config, read_parts(config), config.shape)
+    parts = read_parts(config)
+    model, fates = build_model(config, parts, config.shape)
     config.check_machine()
     announce(fates, world)
     plan, settings = build_plan(config, world)
@@ -49,7 +50,7 @@ def prepare(config: AlgorithmicConfig, world: World) -> Replica:
             write_json(config.run_dir / "summary.json", summary)
             report(config.run_dir, summary, [plots.draw_run(config.run_dir)], LABELS)
 
-    definition = Definition(config.model_dump(), config.identity(world.size), MAY_GROW)
+    definition = Definition(config.model_dump(), identity(config, parts, world), MAY_GROW)
     return Replica(model, plan, evaluate, settings, config.run_dir, definition, conclude)
 
 

@@ -13,7 +13,7 @@ from core.replicas import Replica, carry_out
 from core.report import report
 from core.run_config import check_device
 from core.trainer import Definition, Phase, Settings
-from downstream.adaptation import announce, build_model, read_parts
+from downstream.adaptation import announce, build_model, identity, read_parts
 from downstream.semantic.config import SemanticConfig
 from downstream.semantic.corpus import Corpus, StopsAtPerplexity, check_passes
 
@@ -48,8 +48,8 @@ def prepare(open_corpus: type[Corpus], config: T, world: World) -> Replica:
             write_json(config.run_dir / "summary.json", summary)
             report(config.run_dir, summary, [plots.draw_run(config.run_dir)], LABELS)
 
-    identity = {**config.identity(world.size), "data_digest": corpus.digest}
-    definition = Definition(config.model_dump(), identity, config.may_grow)
+    own = {**identity(config, parts, world), "data_digest": corpus.digest}
+    definition = Definition(config.model_dump(), own, config.may_grow)
     return Replica(model, plan, evaluate, settings, config.run_dir, definition, conclude)
 
 

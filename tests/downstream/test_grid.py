@@ -413,6 +413,23 @@ def test_a_grid_that_was_moved_is_reported_on(ended, tmp_path):
     assert len(grid_report.report(grid_report.ReportConfig(grid=str(moved)))) == 3
 
 
+def test_a_grid_that_was_moved_goes_on(ended, tmp_path):
+    """Its cells take the same weights from where the donors lie now."""
+    moved = shutil.copytree(ended / "grid", tmp_path / "moved", symlinks=True)
+    cell = moved / "cells" / "sorting" / "set-attention" / "seed0"
+    expected = (cell / "metrics.jsonl").read_bytes()
+    (cell / "summary.json").unlink()
+    shutil.rmtree(cell / "checkpoint-8")
+    (ended / "grid").rename(ended / "away")
+    try:
+        assert start(ended / "grid.yaml", f"--save_dir={moved}").wait() == 0
+    finally:
+        (ended / "away").rename(ended / "grid")
+    log = (moved / "logs" / "sorting.set-attention.seed0.log").read_text()
+    assert f"resuming {cell}/checkpoint-4 at step 4 of 8" in log
+    assert (cell / "metrics.jsonl").read_bytes() == expected
+
+
 @pytest.mark.slow
 def test_cells_may_be_language_models(tmp_path, archive):
     math_keys = {"verb": "math", "data": str(archive), "prepared_dir": str(tmp_path / "prepared"), "passes": None}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,21 @@ def test_an_earlier_file_is_read_once_its_heads_are_told(train, pretrained, tmp_
     ]
     folder, file = (weights(end / "checkpoint-20") for end in ends)
     assert all(torch.equal(folder[name], file[name]) for name in folder)
+
+
+def test_a_run_goes_on_with_the_same_weights_wherever_they_lie_and_with_no_others(train, pretrained, tmp_path, capsys):
+    source = pretrained()
+    folder = train(pretrained_model_path=source)
+    whole = weights(folder / "checkpoint-20")
+    shutil.rmtree(folder / "checkpoint-20")
+    capsys.readouterr()
+    train(pretrained_model_path=pretrained("other", num_tokens=9), resume=True, status=2)
+    error = capsys.readouterr().err
+    assert f"pretrained_model_path: the run in {folder} was started with 'weights " in error
+    moved = os.path.relpath(source.rename(tmp_path / "moved"))
+    train(pretrained_model_path=moved, resume=True)
+    assert "checkpoint-15 at step 15 of 20" in capsys.readouterr().out
+    assert all(torch.equal(whole[name], after) for name, after in weights(folder / "checkpoint-20").items())
 
 
 @pytest.mark.parametrize("control", ["shuffle_weights", "reinit"])
