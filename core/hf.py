@@ -100,6 +100,8 @@ def load(folder: Path, length: int = 1) -> GPT:
         raise UnreadableModel(f"{folder}/config.json: {error}") from error
     if config.positions == "rope":
         config = replace(config, n_positions=max(config.n_positions, length))
+    if PARTS_OF_POSITIONS[1] not in weights:  # `transformers` saved it, which keeps their sum alone
+        config = replace(config, tokens_per_number=1)
     model = GPT(config)
     load_weights(model, weights, folder)
     return model

@@ -115,10 +115,15 @@ def test_positions_by_number_and_digit_are_the_table_they_add_up_to(tmp_path):
     for position in range(40):
         expected = model.wpe.weight[position // 3] + model.wde.weight[position % 3]
         assert torch.equal(table[position], expected)
-    hf.save(model, tmp_path)
-    (tmp_path / hf.POSITION_PARTS).unlink()
-    with pytest.raises(hf.UnreadableModel, match=r"wpe\.weight is missing"):
-        hf.load(tmp_path)
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    hf.save(model, ours)
+    AutoModelForCausalLM.from_pretrained(ours).save_pretrained(theirs)  # which does not know the parts
+    read = hf.load(theirs)
+    assert (hf.load(ours).config.tokens_per_number, read.config.tokens_per_number) == (3, 1)
+    assert torch.equal(read.wpe.weight, table)
+    with pytest.raises(hf.UnreadableModel, match=r"wde\.weight is missing, not \(3, 32\)"):
+        hf.restore(model, theirs)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, {"positions": "rope", "n_positions": 64}])
