@@ -86,8 +86,9 @@ class Part(LocalFiles):
 
 def divided(config: TextConfig, whole: LocalFiles) -> Sources:
     """Whole packages, or else files, are held out; of a single file, documents."""
-    packages = by_package([home(path) for path in config.data or []], whole)
-    groups = packages if len(packages) > 1 else {str(file): [file] for file in whole.files}
+    filled = [file for file in whole.files if file.stat().st_size] or whole.files  # held out, others measure nothing
+    packages = by_package([home(path) for path in config.data or []], filled)
+    groups = packages if len(packages) > 1 else {str(file): [file] for file in filled}
     key = [stats(whole), config.validation_share]
     if len(groups) == 1:
         train, validation = (
@@ -103,10 +104,10 @@ def divided(config: TextConfig, whole: LocalFiles) -> Sources:
     return Sources(train, validation, key, f"{len(names)} of {len(groups)} {kind}: {some}")
 
 
-def by_package(paths: list[Path], whole: LocalFiles) -> dict[str, list[Path]]:
+def by_package(paths: list[Path], files: list[Path]) -> dict[str, list[Path]]:
     """The files below each of several paths, or below each folder or file of the first level of one."""
     found: dict[str, list[Path]] = {}
-    for file in whole.files:
+    for file in files:
         root = next(path for path in paths if path in (file, *file.parents))
         is_package = len(paths) > 1 or file == root
         package = root if is_package else root / file.relative_to(root).parts[0]

@@ -237,6 +237,19 @@ def test_a_validation_set_of_its_own_is_taken_as_it_is(train, english, tmp_path)
     assert summary(folder)["data"]["training"]["dropped_as_duplicate"] == 1
 
 
+def test_an_empty_file_is_not_what_is_measured_on(train, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "empty.txt").touch()
+    for names in (["one"], ["one", "two"]):
+        for name in names:
+            rows = [json.dumps({"text": f"{name} {prose(seed)}"}) for seed in range(40)]
+            (data / f"{name}.jsonl").write_text("\n".join(rows))
+        result = summary(train(name=names[-1], data=data, validation_share=0.2))["data"]
+        assert result["validation"]["documents"] > 0
+        assert ("1 of 2 files: " in result["held_out"]) == (len(names) == 2)
+
+
 def test_about_the_share_is_held_out_and_never_all():
     config = resolve(lambda values: C4Config, None, {"data": "x", "validation_share": "0.1"})
     for seed in range(50):
