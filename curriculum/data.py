@@ -1,5 +1,6 @@
 """The token files of a curriculum: made, found, and divided into training and validation."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -107,7 +108,7 @@ def initialize(config: InitializeConfig) -> list[dict[str, Any]]:
             earlier += made
             rows.append(row_of(text, made))
     print("\n" + table(rows, list(rows[0])))
-    print(f"token files in {folder}; train with: python -m curriculum.cli start --type {config.type}")
+    print(f"token files in {folder}; train with: python -m curriculum.cli start --type {shlex.quote(config.type)}")
     return rows
 
 
@@ -224,7 +225,7 @@ def row_of(text: Text, made: Sequence[TokenFile]) -> dict[str, Any]:
 
 def open_files(config: DataConfig, chosen: Tokenizer) -> dict[str, dict[str, TokenFile]]:
     """The token files of each text by its name and side, verified. Raises UserError with a line for each problem."""
-    advice = f"make it with: python -m curriculum.cli initialize --type {config.type}"
+    advice = f"make it with: python -m curriculum.cli initialize --type {shlex.quote(config.type)}"
     found: dict[str, dict[str, TokenFile]] = {}
     problems: list[str] = []
     for text in config.texts:

@@ -1,5 +1,6 @@
 """What the verbs do that need a model: train through the stages, resume, say where a run stands, generate."""
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def start(config: TrainingConfig) -> list[dict[str, Any]]:
             if config.resume:
                 check_resumable(one)
                 continue
-            again = f"python -m curriculum.cli resume --type {config.type}"
+            again = f"python -m curriculum.cli resume --type {shlex.quote(config.type)}"
             raise UserError(f"{one.run_dir} already holds a run (checkpoint-{steps[-1]}); go on with: {again}")
     return train(config)
 
@@ -54,7 +55,7 @@ def resume(config: TrainingConfig) -> list[dict[str, Any]]:
 
 def check_resumable(config: TrainingConfig) -> None:
     """Raises UserError unless the folder holds an intact checkpoint of a run of this type."""
-    run_dir, begin = config.run_dir, f"begin with: python -m curriculum.cli start --type {config.type}"
+    run_dir, begin = config.run_dir, f"begin with: python -m curriculum.cli start --type {shlex.quote(config.type)}"
     step = checkpoint.newest_intact(run_dir, say=lambda text: None)
     if step is None:
         if checkpoint.list_steps(run_dir):

@@ -406,7 +406,7 @@ def run(config: GridConfig) -> None:
     cells = sum(len(job.seeds) for job in all_jobs if job.labels)
     print(f"{cells} cells on {runs - cells} pretrained models, in {config.root}")
     Workers(config, all_jobs).run()
-    print(f"done; the report: python -m downstream.cli report --grid {config.root}")
+    print(f"done; the report: python -m downstream.cli report --grid {shlex.quote(str(config.root))}")
 
 
 SLURM = """#!/usr/bin/env bash

@@ -78,6 +78,12 @@ def test_a_damaged_meta_is_made_again_as_start_advises(curriculum, capsys):
     assert contents() == whole
 
 
+def test_a_command_that_is_proposed_can_be_typed_with_any_name(curriculum, capsys):
+    Path(curriculum()).rename("my curriculum.yaml")
+    assert cli.main(["start", "--type", "my curriculum.yaml"]) == 2
+    assert "python -m curriculum.cli initialize --type 'my curriculum.yaml'" in capsys.readouterr().err
+
+
 def test_a_file_of_somebody_else_is_not_overwritten(curriculum, capsys):
     file = curriculum()
     Path("data").mkdir()
