@@ -1,13 +1,10 @@
 """What a run is to do, and how: given to the loop by whoever starts it."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from core import checkpoint
-from core.distributed import World
 from core.errors import UserError
 from core.evaluate import Asking, Slices
 from core.model import LanguageModel
@@ -72,32 +69,6 @@ class Definition:
 
 # Of the model after so many updates; the first slice decides on patience, best checkpoint and the growth of sources.
 Evaluate = Callable[[LanguageModel, int], Slices | Asking[Slices]]
-
-
-def saved_step(
-    run_dir: Path, definition: Definition, settings: Settings, world: World, say: Callable[[str], None] | None = None
-) -> int | None:
-    """The step of the newest intact checkpoint; None if there is no checkpoint yet. `say` is told of damaged ones.
-
-    Raises UserError if the run may not go on from it, or not be in this folder.
-    """
-    steps = checkpoint.list_steps(run_dir)
-    if (best := run_dir / "best").exists() and not best.is_symlink():  # as a copy that follows links leaves it
-        kind = "folder" if best.is_dir() else "file"
-        raise UserError(f"{best} is a {kind}, where a link is to be made to the best checkpoint; move it away")
-    if steps and not settings.resume:
-        has = f"{run_dir} already holds a run (checkpoint-{steps[-1]})"
-        raise UserError(f"{has}; go on with {settings.resumed_by}, or use another folder")
-    found = checkpoint.newest_intact(run_dir, say or world.say) if world.is_main else None
-    (step,) = world.sum([-1 if found is None and world.is_main else found or 0])  # rank 0 decides
-    if steps and step < 0:
-        raise UserError(f"{run_dir}: none of its {len(steps)} checkpoints is intact; move them away to start anew")
-    if step < 0:
-        return None
-    path = checkpoint.folder(run_dir, int(step))
-    now = json.loads(json.dumps(definition.identity))  # as a file gives it back
-    check_identity(path, checkpoint.read_state(path)["identity"], now, definition.may_grow)
-    return int(step)
 
 
 def check_identity(path: Path, saved: dict[str, Any], current: dict[str, Any], may_grow: Sequence[str]) -> None:

@@ -19,13 +19,12 @@ from core.distributed import World
 from core.errors import Interrupted, RunFailed, UserError
 from core.evaluate import Measure, Slices, answered_by, matching, measure_abreast
 from core.model import GPT, loss_sum
-from core.plan import Definition, Evaluate, Phase, Settings, saved_step
 from core.prefetch import Prefetcher
 from core.report import table
 from core.run_config import SavedRunConfig
 from core.signals import StopSignals
 from core.stacked import StackedGPT, side_by_side
-from core.trainer import Run
+from core.trainer import Definition, Evaluate, Phase, Run, Settings
 
 T = TypeVar("T", bound=SavedRunConfig)
 End = dict[str, Any] | RunFailed  # the summary of a run, or why it failed
@@ -141,24 +140,16 @@ def check(replicas: Sequence[Replica]) -> None:
 
 
 def open_all(runs: Sequence[Run], definitions: Sequence[Definition], stack: ExitStack, ended: dict[int, End]) -> None:
-    """Opens each run's session, once no folder is found to be another run's. Raises UserError with all problems."""
-
-    def look(run: Run, definition: Definition) -> None:
-        saved_step(run.run_dir, definition, run.settings, run.world, say=lambda text: None)  # it is said below
-
-    def enter(run: Run, definition: Definition) -> None:
-        stack.enter_context(run.session(definition, is_shown=False))
-
-    for do in (look, enter):
-        problems: list[str] = []
-        for number, (run, definition) in enumerate(zip(runs, definitions, strict=True)):
-            try:
-                with failing_alone(number, ended), run.failing_in_words():
-                    do(run, definition)
-            except UserError as error:
-                problems += error.problems
-        if problems:
-            raise UserError(*problems)
+    """Opens each run's session. Raises UserError with the problems of all of them."""
+    problems: list[str] = []
+    for number, (run, definition) in enumerate(zip(runs, definitions, strict=True)):
+        try:
+            with failing_alone(number, ended):
+                stack.enter_context(run.session(definition, is_shown=False))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*problems)
 
 
 @contextmanager
