@@ -290,11 +290,23 @@ def test_what_cannot_be_is_refused_in_words_before_anything_is_written(train, ca
 
 
 def test_folders_that_hold_runs_are_all_named(train, capsys):
-    run = train("run", seeds="0-1")
-    train("run", status=2, seeds="0-2")
+    run = train("run", seeds="0-1", max_steps=5)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    train("run", status=2, seeds="0-2", max_steps=5)
     error = capsys.readouterr().err
     assert f"{run}/seed0 already holds a run" in error
     assert f"{run}/seed1 already holds a run" in error
+    train("run", status=2, seeds="1-2", max_steps=5, resume=True, lr=1e-4)
+    assert "lr: the run in" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before, "no folder is begun or changed"
+
+
+def test_the_file_that_one_seed_left_goes_on_with_others_beside_it(train, capsys):
+    run = train("run", seeds="0-1", max_steps=5, run_name="some")
+    own = str(run / "some" / "seed1" / "config.yaml")
+    assert cli.main(["--config", own, "--seeds", "0,2", "--resume"]) == 0
+    assert sorted(path.name for path in (run / "some").iterdir()) == ["seed0", "seed1", "seed2"]
+    assert f"resuming {run}/some/seed0/checkpoint-5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
