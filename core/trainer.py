@@ -315,7 +315,7 @@ class Run:
         self.tracker.show(loss=loss / targets)
 
     def measure_at_start(self) -> None:
-        if self.state.step == 0:
+        if self.state.step == 0 and not self.slices:  # seeds trained at once begin anew when one of them fails at once
             self.measure()
 
     def measure(self) -> None:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from small_runs import flags, metrics
 
 from core import checkpoint, hf, replicas
+from core.model import GPT
 from core.replicas import rows_of_seeds
 from core.run_config import spelt_out
 from core.stacked import StackedGPT
@@ -221,6 +222,21 @@ def test_one_that_diverges_ends_with_its_reason_and_the_others_go_on(train, monk
     for seed in (0, 2):
         assert_close(metrics(run / f"seed{seed}"), metrics(whole / f"seed{seed}"))
         assert (run / f"seed{seed}" / "summary.json").exists()
+
+
+def test_one_that_fails_before_its_first_update_leaves_the_others_as_if_alone(train, monkeypatch, capsys):
+    alone = train("alone", seed=0)
+    initialise = GPT.__init__
+
+    def spoil(self, config, seed=0):
+        initialise(self, config, seed)
+        if seed == 1:
+            torch.nn.init.constant_(self.wte.weight, torch.nan)
+
+    monkeypatch.setattr(GPT, "__init__", spoil)
+    run = train("run", seeds="0-1", status=1)
+    assert f"{run}/seed1: validation loss is nan after step 0; no checkpoint yet" in capsys.readouterr().err
+    assert_close(metrics(run / "seed0"), metrics(alone))
 
 
 def test_one_whose_summary_cannot_be_written_ends_with_its_reason_and_the_others_go_on(train, tmp_path, capsys):
