@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import report
+from benchmarks import arguments, report
 from core.batch import Batch, SupervisedBatch
 from core.split import draw_block
 from core.task import task_class, task_names
@@ -204,7 +204,7 @@ def row(result: dict[str, Any]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--json", type=arguments.new_file, metavar="FILE", help="also write the figures there")
     parser.add_argument("--tasks", type=lambda names: names.split(","), metavar="A,B", help="only these")
     parser.add_argument("--seconds", type=float, default=1.0, help="spent on each task (default: %(default)s)")
     options = parser.parse_args(argv)

@@ -11,13 +11,12 @@ import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from benchmarks import report
+from benchmarks import arguments, report
 from benchmarks.train_step import PEAK, Step, process_of, warm_up
 from core.batch import IGNORE
 from core.model import GPT, GPTConfig, loss_sum, parse_size
@@ -104,10 +103,12 @@ def row(result: dict[str, Any]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    parser.add_argument("--sizes", default="2_4_128,4_4_256", metavar="A,B", help="models (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=8, help="rows (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default: %(default)s)")
+    parser.add_argument("--json", type=arguments.new_file, metavar="FILE", help="also write the figures there")
+    parser.add_argument(
+        "--sizes", type=arguments.sizes, default="2_4_128,4_4_256", metavar="A,B", help="models (default: %(default)s)"
+    )
+    parser.add_argument("--batch_size", type=arguments.count, default=8, help="rows (default: %(default)s)")
+    parser.add_argument("--rounds", type=arguments.count, default=7, help="turns of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn, about (default: %(default)s)")
     options = parser.parse_args(argv)
 
@@ -118,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"medians of {options.rounds} turns\n")
     print(report.line(list(COLUMNS), widths))
     results = []
-    for size in options.sizes.split(","):
+    for size in options.sizes:
         results.append(measure(size, options.batch_size, options.rounds, options.seconds))
         print(report.line(row(results[-1]), widths), flush=True)
     if options.json:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks import report
+from benchmarks import arguments, report
 from core import optim
 from core.batch import Batch, SupervisedBatch
 from core.loss import cross_entropy_sum
@@ -122,7 +122,7 @@ def predict(shape: GPTConfig, rows: int, recomputes: bool, precision: Literal["f
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--json", type=arguments.new_file, metavar="FILE", help="also write the figures there")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or the number of a GPU")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -11,12 +11,11 @@ the same.
 import argparse
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import report
+from benchmarks import arguments, report
 from core import optim
 from core.batch import SupervisedBatch
 from core.model import GPT, GPTConfig, loss_sum
@@ -62,11 +61,14 @@ COLUMNS = {"task": 8, "padded": 8, "packed": 8, "tokens": 8, "time": 8, "differe
 
 
 def main(argv: list[str] | None = None) -> None:
+    known = ragged_tasks()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    parser.add_argument("--tasks", default=",".join(ragged_tasks()), metavar="A,B", help="(default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=64, help="rows (default: %(default)s)")
-    parser.add_argument("--turns", type=int, default=3, help="updates of each (default: %(default)s)")
+    parser.add_argument("--json", type=arguments.new_file, metavar="FILE", help="also write the figures there")
+    parser.add_argument(
+        "--tasks", type=arguments.some_of(known), default=",".join(known), metavar="A,B", help="(default: %(default)s)"
+    )
+    parser.add_argument("--batch_size", type=arguments.count, default=64, help="rows (default: %(default)s)")
+    parser.add_argument("--turns", type=arguments.count, default=3, help="updates of each (default: %(default)s)")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     machine = report.machine("torch")
@@ -74,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     print("padding: share of tokens; tokens, time: padded / packed\n")
     print(report.line(list(COLUMNS), list(COLUMNS.values())))
     results = []
-    for name in options.tasks.split(","):
+    for name in options.tasks:
         results.append(found := measure(name, options.batch_size, options.turns))
         cells = [name, f"{found['padded']:.1%}", f"{found['packed']:.1%}", f"{found['tokens']:.2f}x"]
         cells += [f"{found['time']:.2f}x", f"{found['difference']:.0e}"]

@@ -34,7 +34,7 @@ import torch
 from scipy.optimize import nnls
 from torch import multiprocessing
 
-from benchmarks import report
+from benchmarks import arguments, report
 from core.batch import Batch
 from core.distributed import join
 from core.model import GPT, GPTConfig, parse_size
@@ -220,7 +220,7 @@ def cases_of(options: argparse.Namespace, device: torch.device, precision: Liter
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--json", type=arguments.new_file, metavar="FILE", help="also write the figures there")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or the number of a GPU")
     for name, what in [("sizes", "models"), ("batches", "rows"), ("lengths", "tokens"), ("processes", "numbers of")]:
         parser.add_argument(f"--{name}", metavar="A,B", help=f"{what} (defaults: {CPU_DEFAULTS[name]} on a CPU)")

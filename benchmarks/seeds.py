@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from benchmarks import report
+from benchmarks import arguments, report
 from benchmarks.train_step import TASK, Contest, Step, ours, precision_on, process_of, run_of, warm_up
 from core import hf
 from core.distributed import join
@@ -65,11 +65,13 @@ COLUMNS = {"size": 9, "seeds": 5, "batch": 5, "one, ms": 8, "all, ms": 8, "one b
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    parser.add_argument("--sizes", default="2_4_16,4_4_256", metavar="A,B", help="models (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=10, help="how many (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=64, help="of each (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: %(default)s)")
+    parser.add_argument("--json", type=arguments.new_file, metavar="FILE", help="also write the figures there")
+    parser.add_argument(
+        "--sizes", type=arguments.sizes, default="2_4_16,4_4_256", metavar="A,B", help="models (default: %(default)s)"
+    )
+    parser.add_argument("--seeds", type=arguments.count, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("--batch_size", type=arguments.count, default=64, help="of each (default: %(default)s)")
+    parser.add_argument("--rounds", type=arguments.count, default=5, help="turns of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn, about (default: %(default)s)")
     parser.add_argument("--compile", default=False, choices=["true", "reduce-overhead"], help="of both")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or the number of a GPU")
@@ -77,15 +79,7 @@ def main(argv: list[str] | None = None) -> None:
 
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    sizes = options.sizes.split(",")
     device = report.device_of(parser, options)
-    try:
-        for size in sizes:
-            parse_size(size)
-    except ValueError as error:
-        parser.error(str(error))
-    if min(options.seeds, options.batch_size, options.rounds) < 1:
-        parser.error("seeds, batch_size and rounds need at least 1")
     compilation = options.compile == "true" or options.compile
     machine, widths = report.machine("torch"), list(COLUMNS.values())
     print(report.sentence(machine))
@@ -93,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"compile: {options.compile or 'false'}; medians of {options.rounds} turns\n")
     print(report.line(list(COLUMNS), widths))
     results = []
-    for size in sizes:
+    for size in options.sizes:
         results.append(
             found := measure(
                 size, options.seeds, options.batch_size, options.rounds, options.seconds, device, compilation

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import report
+from benchmarks import arguments, report
 from core.distributed import World
 from core.model import GPT, GPTConfig
 from core.token_files import TokenFile
@@ -34,19 +34,25 @@ CHUNK = 2**24  # tokens
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the file")
-    parser.add_argument("--batch_size", type=int, default=8, help="windows")
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    parser.add_argument("--batch_size", type=arguments.count, default=8, help="windows")
+    parser.add_argument("--json", type=arguments.new_file, help="write the figures here, too")
     options = parser.parse_args()
+    if tokens(options.gigabytes) < CHUNK:
+        parser.error(f"--gigabytes: at least {CHUNK * 2 / 2**30:g}")
     with tempfile.TemporaryDirectory() as folder:
         result = loading(options.gigabytes, options.batch_size, Path(folder))
     return report.conclude(report.machine("torch", "numpy"), result, options.json)
+
+
+def tokens(gigabytes: float) -> int:
+    return int(gigabytes * 2**30 / 2)
 
 
 def loading(gigabytes: float, size: int, folder: Path) -> dict[str, Any]:
     path = folder / "x.bin"
     generator = np.random.default_rng(0)
     with path.open("wb") as file:
-        for _ in range(int(gigabytes * 2**30 / 2 / CHUNK)):
+        for _ in range(tokens(gigabytes) // CHUNK):
             generator.integers(50257, size=CHUNK, dtype=np.uint16).tofile(file)
         file.flush()
         os.fsync(file.fileno())

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import arguments
 from core import tokenizer
 from core.documents import Document, Documents
 from core.token_writer import write
@@ -27,7 +28,7 @@ BAR = 300  # MiB
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=100_000_000, help="about so many")
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    parser.add_argument("--json", type=arguments.new_file, help="write the figures here, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = writing(options.tokens, Path(folder))

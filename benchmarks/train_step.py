@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
-from benchmarks import report
+from benchmarks import arguments, report
 from core import hf, optim
 from core.batch import IGNORE, Batch
 from core.distributed import World, join
@@ -353,10 +353,12 @@ def row(result: dict[str, Any]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    parser.add_argument("--sizes", default=",".join(BARS), metavar="A,B", help="models (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, help="default: 64, on a CPU 8 for 12_12_768")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default: %(default)s)")
+    parser.add_argument("--json", type=arguments.new_file, metavar="FILE", help="also write the figures there")
+    parser.add_argument(
+        "--sizes", type=arguments.sizes, default=",".join(BARS), metavar="A,B", help="models (default: %(default)s)"
+    )
+    parser.add_argument("--batch_size", type=arguments.count, help="default: 64, on a CPU 8 for 12_12_768")
+    parser.add_argument("--rounds", type=arguments.count, default=7, help="turns of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn, about (default: %(default)s)")
     others = [name for name in CONTESTANTS if name != "ours"]
     parser.add_argument(
@@ -378,7 +380,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"medians of {options.rounds} turns each, data: share of our step (bar: under {GENERATION_BAR:.0%})\n")
     print(report.line(list(COLUMNS), widths))
     results = []
-    for size in options.sizes.split(","):
+    for size in options.sizes:
         compilation = options.compile == "true" or options.compile
         batch_size = options.batch_size or (SMALLER_BATCHES.get(size, 64) if device.type == "cpu" else 64)
         names = ["ours", *(name for name in CONTESTANTS if name in options.against)]

@@ -95,7 +95,13 @@ def _run(verbs: dict[str, Verb], arguments: list[str], doc: str, default: str) -
         if file or flags or any(switches.values()):
             raise UserError(f"{name} takes no options")
         return verb.function()
-    checked = config.resolve(verb.schema, file, flags)
+    try:
+        _carry_out(verb, name, config.resolve(verb.schema, file, flags), switches)
+    except UserError as error:
+        raise UserError(*config.as_given(error.problems, verb.schema, file, flags)) from error
+
+
+def _carry_out(verb: Verb, name: str, checked: Any, switches: dict[str, bool]) -> None:
     if switches["print_config"]:
         return print(config.as_yaml(checked), end="")
     if switches["dry_run"]:

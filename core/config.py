@@ -170,6 +170,15 @@ def check(schema: Schema, grouped: dict[str, Any], flags: dict[str, str], file: 
         raise UserError(*problems(error, model, values, origin, whole=file or "command line")) from error
 
 
+def as_given(problems: Sequence[str], schema: Schema, file: str | None, flags: dict[str, str]) -> list[str]:
+    """Problems that begin with a key, under the one of its names by which it was given."""
+    values = {**(read_file(file) if file else {}), **flags}
+    other_names: dict[str, str] = getattr(schema(values), "other_names", {})
+    names = {other_names.get(name, name): name for name in values}
+    parts = (problem.partition(": ") for problem in problems)
+    return [names.get(key, key) + colon + rest for key, colon, rest in parts]
+
+
 def _ungrouped(grouped: dict[str, Any], model: type[BaseModel], file: str) -> Iterator[tuple[str, str, Any]]:
     """The keys of a file without their headings, each with the place where it stood (`training.lr`) and its value."""
     headings: dict[str, str] = getattr(model, "headings", {})

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,14 @@ def make_folder(path: Path, key: str) -> None:
         (path / ".lock").open("a").close()
     except OSError as error:
         raise UserError(f"{key}: {path} cannot be written: {error.strerror}") from error
+
+
+def remove_unused(folder: Path) -> None:
+    """Takes away what `make_folder` left, if nothing else is there and nobody holds it."""
+    with suppress(UserError), lock(folder):
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from core.config import home
 from core.errors import UserError
 from core.evaluate import Asking, Slices
 from core.model import LanguageModel
@@ -77,8 +78,14 @@ def check_identity(path: Path, saved: dict[str, Any], current: dict[str, Any], m
     for key in sorted(saved.keys() | current.keys()):
         old, new = saved.get(key), current.get(key)
         grows = key in may_grow and (new is None or (old is not None and new > old))
-        if old != new and not grows:
+        if old != new and not grows and not (key.endswith("_path") and _is_same_place(old, new)):
             only = "; it may only grow" if key in may_grow else ""
             problems.append(f"{key}: the run in {path.parent} was started with {old!r}, now it is {new!r}{only}")
     if problems:
         raise UserError(*problems)
+
+
+def _is_same_place(one: Any, other: Any) -> bool:
+    """Whether two paths lead to the same place, however they are written."""
+    paths = [home(path).resolve() for path in (one, other) if isinstance(path, str)]
+    return len(paths) == 2 and paths[0] == paths[1]

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from core import files
 from core.distributed import World
 
 PARTS = ("data wait", "forward", "backward", "optimiser", "logging")
@@ -60,10 +61,18 @@ class Profiler:
         if watched >= 0:
             self._trace.stop()
         if watched > 0:
-            self._trace.export_chrome_trace(str(self.path))
-            self.world.say(f"{self.summary(watched)}\ntrace of {watched} updates, for chrome://tracing: {self.path}")
+            self.world.say(f"{self.summary(watched)}\n{self.write(watched)}")
         else:
             self.world.say(f"profile: no trace of {self.updates} updates, as the first {WARM_UP} pass unseen")
+
+    def write(self, watched: int) -> str:
+        """Writes the trace, and says where it is, or that the disk would not take it, of which PyTorch only logs."""
+        partial = files.partial_of(self.path)
+        self._trace.export_chrome_trace(str(partial))
+        if not partial.is_file():
+            return f"profile: the trace could not be written to {self.path}"
+        partial.replace(self.path)
+        return f"trace of {watched} updates, for chrome://tracing: {self.path}"
 
     def summary(self, watched: int) -> str:
         total = sum(self.seconds.values())

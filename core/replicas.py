@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from core import graphs, optim, trainer
+from core import files, graphs, optim, trainer
 from core.batch import IGNORE, SupervisedBatch
 from core.distributed import World
 from core.errors import Interrupted, RunFailed, UserError
@@ -55,11 +55,14 @@ def carry_out(config: T, prepare: Callable[[T, World], Replica], labels: Sequenc
     """
     configs = config.of_each_seed()
     with config.join() as world:
-        replicas = [prepare(one, world) for one in configs]
-        if config.seeds is None:
-            ends: Sequence[End] = [trainer.train(*replicas[0].arguments, world)]
-        else:
-            ends = train(replicas, world)
+        with leaving_nothing_if_refused(configs):
+            replicas = [prepare(one, world) for one in configs]
+            for one in configs:
+                one.check_machine()
+            if config.seeds is None:
+                ends: Sequence[End] = [trainer.train(*replicas[0].arguments, world)]
+            else:
+                ends = train(replicas, world)
         summaries = {one.seed: end for one, end in zip(configs, ends, strict=True) if not isinstance(end, RunFailed)}
         for one, replica in zip(configs, replicas, strict=True):
             if one.seed in summaries:
@@ -70,6 +73,17 @@ def carry_out(config: T, prepare: Callable[[T, World], Replica], labels: Sequenc
     if failures:
         raise RunFailed(*failures)
     return list(summaries.values())
+
+
+@contextmanager
+def leaving_nothing_if_refused(configs: Sequence[SavedRunConfig]) -> Iterator[None]:
+    """Takes away folders that were made for runs of which one cannot be."""
+    try:
+        yield
+    except UserError:
+        for one in configs:
+            files.remove_unused(one.run_dir)
+        raise
 
 
 def rows_of_seeds(summaries: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -140,16 +154,20 @@ def check(replicas: Sequence[Replica]) -> None:
 
 
 def open_all(runs: Sequence[Run], definitions: Sequence[Definition], stack: ExitStack, ended: dict[int, End]) -> None:
-    """Opens each run's session. Raises UserError with the problems of all of them."""
+    """Opens each run's session. Raises UserError with the problems of all of them, before any folder is changed."""
     problems: list[str] = []
     for number, (run, definition) in enumerate(zip(runs, definitions, strict=True)):
         try:
             with failing_alone(number, ended):
-                stack.enter_context(run.session(definition, is_shown=False))
+                stack.enter_context(run.holding(definition))
         except UserError as error:
             problems += error.problems
     if problems:
         raise UserError(*problems)
+    for number, (run, definition) in enumerate(zip(runs, definitions, strict=True)):
+        if number not in ended:
+            with failing_alone(number, ended):
+                stack.enter_context(run.session(definition, is_shown=False))
 
 
 @contextmanager

@@ -166,7 +166,9 @@ class SavedRunConfig(RunConfig):
         return [self] if self.seeds is None else [self._of_seed(seed) for seed in self.seeds]
 
     def _of_seed(self, seed: int) -> Self:
-        names = {key: f"{name}/seed{seed}" if name else f"seed{seed}" for key, name in self._names().items()}
+        """A name that ends in this seed, as that in the file which such a run left, then ends in the other one."""
+        bare = {key: re.sub(rf"(^|/)seed{self.seed}$", "", name or "") for key, name in self._names().items()}
+        names = {key: f"{name}/seed{seed}" if name else f"seed{seed}" for key, name in bare.items()}
         return self.model_copy(update={"seeds": None, "seed": seed, **names})
 
     def _names(self) -> dict[str, str | None]:

@@ -60,7 +60,7 @@ def train(
     everything saved).
     """
     run = Run(model, plan, evaluate, settings, run_dir, world)
-    with StopSignals() as stop, run.session(definition):
+    with StopSignals() as stop, run.holding(definition), run.session(definition):
         run.measure_at_start()
         for phase, step in run.remaining():
             if step == 0 and len(plan) > 1:
@@ -116,13 +116,18 @@ class Run:
         self.read_tokens, self.padding = 0, 0  # on this rank, in this session
 
     @contextmanager
+    def holding(self, definition: Definition) -> Iterator[None]:
+        """Holds the run's folder, and is where it stands. Writes nothing but the lock. Raises UserError."""
+        with self.failing_in_words(), files.lock(self.run_dir) if self.world.is_main else nullcontext():
+            self.restore(definition)
+            yield
+
+    @contextmanager
     def session(self, definition: Definition, is_shown: bool = True) -> Iterator[None]:
-        """Holds the run's folder and all that updates need, from where the run stands. `is_shown`: with a bar."""
+        """Holds all that updates need, from where the run stands. `is_shown`: with a bar."""
         with ExitStack() as stack:
             stack.enter_context(self.failing_in_words())
-            if self.world.is_main:
-                stack.enter_context(files.lock(self.run_dir))
-            self.restore(definition)
+            self.take_over(definition)
             step, settings = self.state.step, self.settings
             tracker = Tracker(self.run_dir, step, self.total, self.world.is_main, settings.wandb, is_shown)
             self.tracker = stack.enter_context(tracker)
@@ -310,7 +315,7 @@ class Run:
         self.tracker.show(loss=loss / targets)
 
     def measure_at_start(self) -> None:
-        if self.state.step == 0:
+        if self.state.step == 0 and not self.slices:  # seeds trained at once begin anew when one of them fails at once
             self.measure()
 
     def measure(self) -> None:
@@ -383,7 +388,7 @@ class Run:
         return list(zip(losses, targets, [norm for _, _, norm in rows], strict=True))  # a norm is of all ranks already
 
     def restore(self, definition: Definition) -> None:
-        """Goes on from the newest intact checkpoint, or starts; then writes config.yaml. Raises UserError."""
+        """Goes on from the newest intact checkpoint, or starts. Raises UserError."""
         self.identity, self.position = json.loads(json.dumps(definition.identity)), definition.position
         steps, run_dir = checkpoint.list_steps(self.run_dir), self.run_dir
         if (best := run_dir / "best").exists() and not best.is_symlink():  # as a copy that follows links leaves it
@@ -400,9 +405,6 @@ class Run:
             self.load(int(step), definition)
         elif self.settings.resume:
             self.world.say(f"{run_dir} has no checkpoint yet: starting at step 0")
-        if self.world.is_main:
-            tracking.forget_after(run_dir, self.state.step if step >= 0 else -1, self.world.say)
-            files.write_whole(run_dir / "config.yaml", write_yaml(definition.config))
 
     def load(self, step: int, definition: Definition) -> None:
         """Goes on from the checkpoint of a step. Raises UserError if it is of a run with another identity."""
@@ -420,9 +422,16 @@ class Run:
             self.state.window = [(0.0, 0.0, norm) for _, _, norm in self.state.window]
         if self.state.best_saved and not checkpoint.folder(self.run_dir, self.state.best_saved[0]).exists():
             self.state.best_saved = None  # somebody deleted it; the best is to be one of those that are left
-        if self.world.is_main and self.state.best_saved:
-            checkpoint.link_best(self.run_dir, self.state.best_saved[0])
         self.world.say(f"resuming {path} at step {step} of {self.total}")
+
+    def take_over(self, definition: Definition) -> None:
+        """Makes what lies in the folder beside checkpoints that of a run which stands where this one does."""
+        if not self.world.is_main:
+            return
+        if self.state.best_saved:
+            checkpoint.link_best(self.run_dir, self.state.best_saved[0])
+        tracking.forget_after(self.run_dir, self.state.step or -1, self.world.say)  # a run that begins measures at 0
+        files.write_whole(self.run_dir / "config.yaml", write_yaml(definition.config))
 
     # --- The end
 

@@ -72,8 +72,6 @@ def of_arm(config: AblationConfig, arm: str, budget: str, data: Files, chosen: T
     each = whole.of_each_seed()
     left = [one for one in each if not (one.run_dir / RESULT).exists()]
     if left:
-        for one in left:
-            one.check_machine()
         print(f"\n{home(whole.save_dir).name}, seeds {', '.join(str(one.seed) for one in left)}")
         together = whole.model_copy(update={"seeds": [one.seed for one in left]})
         for some in [together] if len(left) > 1 and not config.only_one_at_a_time else left:

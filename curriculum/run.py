@@ -77,8 +77,6 @@ def train(config: TrainingConfig) -> list[dict[str, Any]]:
     chosen = tokenizer.load(config.tokenizer)
     files = open_files(config, chosen)
     parts_of(config, files, 1)  # whatever cannot be, before a folder is made
-    for one in config.of_each_seed():
-        one.check_machine()
     return carry_out(config, partial(prepare, files=files, tokenizer=chosen), LABELS)
 
 

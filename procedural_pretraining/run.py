@@ -25,9 +25,9 @@ LABELS = ("seq_length", "part")
 
 def train(config: PretrainingConfig) -> list[dict[str, Any]]:
     """Pretrains, evaluates, saves and draws. Returns the summary that is in `run_dir/summary.json`, of each seed."""
+    check_device(config.device)
     for one in config.of_each_seed():
         check_splits(one)
-        one.check_machine()
     return carry_out(config, prepare, LABELS)
 
 

@@ -29,9 +29,9 @@ from synthetic_tasks.models.recurrent_olmo3 import RecurrentOLMo3
 
 def train(config: SyntheticConfig) -> list[dict[str, Any]]:
     """Trains, examines, saves and draws. Returns the summary that is in `run_dir/summary.json`, of each seed."""
+    check_device(config.device)
     for one in config.of_each_seed():
         check_splits(one)
-        one.check_machine()
     return carry_out(config, prepare, ("split", "part"))
 
 

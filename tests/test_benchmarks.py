@@ -5,7 +5,7 @@ import json
 import pytest
 from torch.multiprocessing import ProcessRaisedException
 
-from benchmarks import report, scaling, seeds, train_step
+from benchmarks import generation, grammar, masked_head, packing, report, scaling, seeds, train_step
 
 CASE = scaling.Case("1_1_8", 2, 8, 1, 16, "cpu", "fp32", "ddp", False)
 
@@ -17,13 +17,30 @@ CASE = scaling.Case("1_1_8", 2, 8, 1, 16, "cpu", "fp32", "ddp", False)
         *((scaling, wrong) for wrong in ("--processes=0", "--batches=4,0", "--device=abacus")),
         *((seeds, wrong) for wrong in ("--sizes=2_3_16", "--sizes=", "--seeds=0", "--rounds=0", "--batch_size=0")),
         *((seeds, wrong) for wrong in ("--device=abacus", "--compile=reduce-overhead")),
-        *((train_step, wrong) for wrong in ("--device=abacus", "--compile=reduce-overhead")),
+        *((train_step, wrong) for wrong in ("--device=abacus", "--compile=reduce-overhead", "--sizes=2_3_16")),
+        *((train_step, wrong) for wrong in ("--rounds=0", "--batch_size=0", "--json={folder}", "--json={file}/x.json")),
     ],
 )
-def test_a_case_that_cannot_be_is_refused_before_any_is_measured(capsys, monkeypatch, benchmark, wrong):
+def test_a_case_that_cannot_be_is_refused_before_any_is_measured(tmp_path, capsys, monkeypatch, benchmark, wrong):
+    (file := tmp_path / "file").touch()
     monkeypatch.setattr(benchmark, "measure", lambda *case: pytest.fail("was measured"))
     with pytest.raises(SystemExit, match="2"):
-        benchmark.main(["--device=cpu", wrong])
+        benchmark.main(["--device=cpu", wrong.format(folder=tmp_path, file=file)])
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "wrong"),
+    [
+        (packing, "--tasks=mano,sort"), (packing, "--turns=0"), (packing, "--batch_size=-1"),
+        (grammar, "--grammars=cfg4"), (grammar, "--rounds=0"), (generation, "--json=/dev/null/x.json"),
+        (masked_head, "--sizes=3"), (masked_head, "--batch_size=two"), (generation, "--tasks=sort,sorted"),
+    ],
+)  # fmt: skip
+def test_the_same_of_those_that_run_on_a_cpu_alone(capsys, monkeypatch, benchmark, wrong):
+    monkeypatch.setattr(benchmark, "measure", lambda *case: pytest.fail("was measured"))
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main([wrong])
     assert "error: " in capsys.readouterr().err
 
 

@@ -33,7 +33,6 @@ def train(config: AlgorithmicConfig) -> list[dict[str, Any]]:
 def prepare(config: AlgorithmicConfig, world: World) -> Replica:
     parts = read_parts(config)
     model, fates = build_model(config, parts, config.shape)
-    config.check_machine()
     announce(fates, world)
     plan, settings = build_plan(config, world)
     exam = partial(Exam, config.question, config.seed, batch_size=config.micro_batch, world=world)

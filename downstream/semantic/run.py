@@ -32,7 +32,6 @@ def prepare(open_corpus: type[Corpus], config: T, world: World) -> Replica:
     corpus = open_corpus(config, world)
     check_passes(corpus, config)
     model, fates = build_model(config, parts, partial(config.shape, num_tokens=corpus.num_tokens))
-    config.check_machine()
     announce(fates, world)
     world.say(describe(corpus))
     plan, settings = build_plan(config, corpus, world)

@@ -134,6 +134,16 @@ def test_documents_need_no_end_between_them(train, tmp_path):
     assert (more.tokens[:] == 256).sum() == without["documents"]
 
 
+def test_what_was_given_by_another_name_is_refused_by_that(tmp_path, english, capsys):
+    keys = {"data": english, "prepared_dir": tmp_path / "prepared", "save_dir": tmp_path / "run", **SMALL}
+    (tmp_path / "c4.yaml").write_text(f"pretrained_path: {tmp_path}/none\n")
+    for given in (["--config", str(tmp_path / "c4.yaml")], words(pretrained_model=tmp_path / "none")):
+        name = "pretrained_path" if "--config" in given else "pretrained_model"
+        for how in ([], ["--dry_run"]):
+            assert cli.main(["c4", *given, *words(**keys), *how]) == 2
+            assert f"error: {name}: {tmp_path}/none does not exist\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["c4", "math"])
 def test_a_folder_for_data_that_cannot_be_made_is_said(english, archive, tmp_path, capsys, verb):
     (tmp_path / "file").write_text("")

@@ -288,7 +288,7 @@ def test_a_second_run_excludes_what_the_first_has_used(train, tmp_path):
 # --- Fine-tuning
 
 
-def test_fine_tuning_starts_from_the_trained_weights_with_a_larger_vocabulary(train, tmp_path):
+def test_fine_tuning_starts_from_the_trained_weights_with_a_larger_vocabulary(train, tmp_path, monkeypatch, capsys):
     old = train("old", "--m", "2**8", "--num_steps", "20", *SMALLER)
     words = ["--m", "2**9", "--num_steps", "20", "--lr_trgt", "1e-20", "--lr_min", "0", "--weight_decay", "0"]
     words += ["--pretrained_path", str(old / "checkpoint-20"), "--pretrain_m", "256"]
@@ -302,6 +302,12 @@ def test_fine_tuning_starts_from_the_trained_weights_with_a_larger_vocabulary(tr
     # a resumed run does not need the old one any more, and does not start over from it
     shutil.rmtree(old)
     train("new", *words, *longer, "--resume")
+    # and knows it under any spelling, but no other
+    monkeypatch.chdir(tmp_path)
+    place = words.index("--pretrained_path") + 1
+    train("new", *replaced(words, pretrained_path="old/checkpoint-20"), *longer, "--resume")
+    train("new", *replaced(words, pretrained_path="old/checkpoint-10"), *longer, "--resume", status=2)
+    assert f"was started with {words[place]!r}, now it is 'old/checkpoint-10'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

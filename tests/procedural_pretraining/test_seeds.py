@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from small_runs import flags, metrics
 
 from core import checkpoint, hf, replicas
+from core.model import GPT
 from core.replicas import rows_of_seeds
 from core.run_config import spelt_out
 from core.stacked import StackedGPT
@@ -223,6 +224,21 @@ def test_one_that_diverges_ends_with_its_reason_and_the_others_go_on(train, monk
         assert (run / f"seed{seed}" / "summary.json").exists()
 
 
+def test_one_that_fails_before_its_first_update_leaves_the_others_as_if_alone(train, monkeypatch, capsys):
+    alone = train("alone", seed=0)
+    initialise = GPT.__init__
+
+    def spoil(self, config, seed=0):
+        initialise(self, config, seed)
+        if seed == 1:
+            torch.nn.init.constant_(self.wte.weight, torch.nan)
+
+    monkeypatch.setattr(GPT, "__init__", spoil)
+    run = train("run", seeds="0-1", status=1)
+    assert f"{run}/seed1: validation loss is nan after step 0; no checkpoint yet" in capsys.readouterr().err
+    assert_close(metrics(run / "seed0"), metrics(alone))
+
+
 def test_one_whose_summary_cannot_be_written_ends_with_its_reason_and_the_others_go_on(train, tmp_path, capsys):
     in_the_way = tmp_path / "run" / "seed0" / "summary.json"
     in_the_way.mkdir(parents=True)
@@ -290,11 +306,23 @@ def test_what_cannot_be_is_refused_in_words_before_anything_is_written(train, ca
 
 
 def test_folders_that_hold_runs_are_all_named(train, capsys):
-    run = train("run", seeds="0-1")
-    train("run", status=2, seeds="0-2")
+    run = train("run", seeds="0-1", max_steps=5)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    train("run", status=2, seeds="0-2", max_steps=5)
     error = capsys.readouterr().err
     assert f"{run}/seed0 already holds a run" in error
     assert f"{run}/seed1 already holds a run" in error
+    train("run", status=2, seeds="1-2", max_steps=5, resume=True, lr=1e-4)
+    assert "lr: the run in" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before, "no folder is begun or changed"
+
+
+def test_the_file_that_one_seed_left_goes_on_with_others_beside_it(train, capsys):
+    run = train("run", seeds="0-1", max_steps=5, run_name="some")
+    own = str(run / "some" / "seed1" / "config.yaml")
+    assert cli.main(["--config", own, "--seeds", "0,2", "--resume"]) == 0
+    assert sorted(path.name for path in (run / "some").iterdir()) == ["seed0", "seed1", "seed2"]
+    assert f"resuming {run}/some/seed0/checkpoint-5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
