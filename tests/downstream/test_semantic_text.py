@@ -164,7 +164,7 @@ def test_seeds_with_dropout_are_refused_before_anything_is_written(english, tmp_
 def test_a_model_that_is_not_there_is_said_before_data_are_made_ready(english, archive, tmp_path, capsys, verb):
     keys = {"data": archive if verb == "math" else english, "pretrained_path": tmp_path / "nowhere"}
     assert cli.main([verb, *words(**keys, prepared_dir=tmp_path / "prepared", save_dir=tmp_path / "run")]) == 2
-    assert f"error: pretrained_model_path: {tmp_path}/nowhere does not exist" in capsys.readouterr().err
+    assert f"error: pretrained_path: {tmp_path}/nowhere does not exist" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -454,7 +454,7 @@ REFUSED = [
     ({"seq_length": 1}, ["--seq_length: 1 is not allowed"]),
     ({"validation_share": 1}, ["--validation_share: 1 is not allowed"]),
     ({"isolated": "true", "seeds": "0-1"}, ["seeds: ", "documents that see themselves alone"]),
-    ({"pretrained_path": "{tmp}/one.txt"}, ["pretrained_model_path: {tmp}/one.txt holds no readable model"]),
+    ({"pretrained_path": "{tmp}/one.txt"}, ["pretrained_path: {tmp}/one.txt holds no readable model"]),
     ({"weights_to_train": "[]"}, ["nothing is left to be trained"]),
     ({"further_saves": "0,3"}, ["--further_saves: [0, 3] is not allowed; it takes list of integer >= 1"]),
 ]
