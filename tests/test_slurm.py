@@ -43,7 +43,7 @@ done
 exit "$status"
 """
 SCONTROL = """
-if [ "$1" = show ]; then printf 'localhost\\nlocalhost\\n'; else echo "$@" >> "$SPOOL/requeued"; fi
+if [ "$1" = show ]; then echo localhost; sleep 0.1; echo localhost; else echo "$@" >> "$SPOOL/requeued"; fi
 """
 
 
@@ -107,6 +107,25 @@ def test_a_job_that_is_stopped_saves_is_queued_again_and_goes_on(cluster, tmp_pa
     assert f"resuming {run}/checkpoint-" in said
     assert json.loads((run / "summary.json").read_text())["session"]["world_size"] == 2
     assert (run / "checkpoint-600").is_dir()
+
+
+@pytest.mark.parametrize("script", ["single_node.sbatch", "multi_node.sbatch"])
+@pytest.mark.parametrize(
+    "words", ["--lr 1", "--lr 1 --resume", "--resume --lr 1", "--resume true --lr 1", "--resume=true"]
+)
+def test_what_a_job_starts_is_told_once_to_resume(cluster, tmp_path, script, words):
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    (tmp_path / "bin" / "python").write_text('#!/usr/bin/env bash\necho "$@"\n')
+    (tmp_path / "bin" / "python").chmod(0o755)
+    command = [tmp_path / "bin" / "sbatch", FOLDER / script, "-m", "prng.cli", *words.split()]
+    done = subprocess.run(command, cwd=tmp_path, env=cluster, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == (2 if "multi" in script else 1)
+    for line in lines:
+        assert "-m core.launch" in line
+        assert line.count("--resume") == 1, line
+        assert "multi" not in script or "--rdzv_endpoint localhost:20007 " in line
 
 
 GRID = {
