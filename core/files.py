@@ -96,7 +96,7 @@ def make_folder(path: Path, key: str) -> None:
 
 def remove_unused(folder: Path) -> None:
     """Takes away what `make_folder` left, if nothing else is there and nobody holds it."""
-    with suppress(UserError), lock(folder):
+    with suppress(UserError, FileNotFoundError), lock(folder):  # another rank may have taken it away
         if [path.name for path in folder.iterdir()] == [".lock"]:
             (folder / ".lock").unlink()
             folder.rmdir()

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from core import checkpoint
 from core.config import home
+from core.distributed import World
 from core.errors import UserError
 from core.evaluate import Asking, Slices
 from core.model import LanguageModel
@@ -70,6 +72,25 @@ class Definition:
 
 # Of the model after so many updates; the first slice decides on patience, best checkpoint and the growth of sources.
 Evaluate = Callable[[LanguageModel, int], Slices | Asking[Slices]]
+
+
+def saved_step(run_dir: Path, settings: Settings, world: World) -> int | None:
+    """Of the newest intact checkpoint; None if there is no checkpoint. Says which are damaged.
+
+    Raises UserError if the folder holds what a run with these settings would not go on with.
+    """
+    steps = checkpoint.list_steps(run_dir)
+    if (best := run_dir / "best").exists() and not best.is_symlink():  # as a copy that follows links leaves it
+        kind = "folder" if best.is_dir() else "file"
+        raise UserError(f"{best} is a {kind}, where a link is to be made to the best checkpoint; move it away")
+    if steps and not settings.resume:
+        has = f"{run_dir} already holds a run (checkpoint-{steps[-1]})"
+        raise UserError(f"{has}; go on with {settings.resumed_by}, or use another folder")
+    found = checkpoint.newest_intact(run_dir, world.say) if world.is_main else None
+    (step,) = world.sum([-1 if found is None and world.is_main else found or 0])  # rank 0 decides
+    if steps and step < 0:
+        raise UserError(f"{run_dir}: none of its {len(steps)} checkpoints is intact; move them away to start anew")
+    return int(step) if step >= 0 else None
 
 
 def check_identity(path: Path, saved: dict[str, Any], current: dict[str, Any], may_grow: Sequence[str]) -> None:

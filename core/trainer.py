@@ -21,7 +21,7 @@ from core.evaluate import Slices, answered
 from core.model import LanguageModel, loss_sum
 from core.packing import packed
 from core.parallel import spread
-from core.plan import Definition, Evaluate, Phase, Settings, check_identity
+from core.plan import Definition, Evaluate, Phase, Settings, check_identity, saved_step
 from core.prefetch import Prefetcher
 from core.profiler import Profiler
 from core.signals import StopSignals
@@ -390,21 +390,11 @@ class Run:
     def restore(self, definition: Definition) -> None:
         """Goes on from the newest intact checkpoint, or starts. Raises UserError."""
         self.identity, self.position = json.loads(json.dumps(definition.identity)), definition.position
-        steps, run_dir = checkpoint.list_steps(self.run_dir), self.run_dir
-        if (best := run_dir / "best").exists() and not best.is_symlink():  # as a copy that follows links leaves it
-            kind = "folder" if best.is_dir() else "file"
-            raise UserError(f"{best} is a {kind}, where a link is to be made to the best checkpoint; move it away")
-        if steps and not self.settings.resume:
-            has = f"{run_dir} already holds a run (checkpoint-{steps[-1]})"
-            raise UserError(f"{has}; go on with {self.settings.resumed_by}, or use another folder")
-        found = checkpoint.newest_intact(run_dir, self.world.say) if self.world.is_main else None
-        (step,) = self.world.sum([-1 if found is None and self.world.is_main else found or 0])  # rank 0 decides
-        if steps and step < 0:
-            raise UserError(f"{run_dir}: none of its {len(steps)} checkpoints is intact; move them away to start anew")
-        if step >= 0:
-            self.load(int(step), definition)
+        step = saved_step(self.run_dir, self.settings, self.world)
+        if step is not None:
+            self.load(step, definition)
         elif self.settings.resume:
-            self.world.say(f"{run_dir} has no checkpoint yet: starting at step 0")
+            self.world.say(f"{self.run_dir} has no checkpoint yet: starting at step 0")
 
     def load(self, step: int, definition: Definition) -> None:
         """Goes on from the checkpoint of a step. Raises UserError if it is of a run with another identity."""
