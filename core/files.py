@@ -6,8 +6,9 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
@@ -94,20 +95,27 @@ def make_folder(path: Path, key: str) -> None:
         raise UserError(f"{key}: {path} cannot be written: {error.strerror}") from error
 
 
-def remove_unused(folder: Path) -> None:
-    """Takes away what `make_folder` left, if nothing else is there and nobody holds it."""
-    with suppress(UserError, FileNotFoundError), lock(folder):  # another rank may have taken it away
-        if [path.name for path in folder.iterdir()] == [".lock"]:
-            (folder / ".lock").unlink()
-            folder.rmdir()
+def check_folder(path: Path, key: str) -> None:
+    """Raises UserError, naming the key, unless the folder is there or can be made, and can be written to.
+
+    It leaves nothing, as what is asked for may still be refused for other reasons.
+    """
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    try:
+        TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise UserError(f"{key}: {path} cannot be written: {error.strerror}") from error
 
 
 @contextmanager
 def lock(folder: Path, waits: bool = False) -> Iterator[None]:
-    """Holds a folder; raises UserError if another process does, or `waits` for it. The system frees it when a process
-    dies."""
+    """Holds a folder, made if it is not there; raises UserError if another process does, or `waits` for it.
+
+    The system frees it when a process dies.
+    """
     with ExitStack() as stack:
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context((folder / ".lock").open("a"))
             fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -1,5 +1,6 @@
 """What a run is to do, and how: given to the loop by whoever starts it."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,10 +75,12 @@ class Definition:
 Evaluate = Callable[[LanguageModel, int], Slices | Asking[Slices]]
 
 
-def saved_step(run_dir: Path, settings: Settings, world: World) -> int | None:
-    """Of the newest intact checkpoint; None if there is no checkpoint. Says which are damaged.
+def saved_step(
+    run_dir: Path, definition: Definition, settings: Settings, world: World, say: Callable[[str], None] | None = None
+) -> int | None:
+    """The step of the newest intact checkpoint; None if there is no checkpoint yet. `say` is told of damaged ones.
 
-    Raises UserError if the folder holds what a run with these settings would not go on with.
+    Raises UserError if the run may not go on from it, or not be in this folder.
     """
     steps = checkpoint.list_steps(run_dir)
     if (best := run_dir / "best").exists() and not best.is_symlink():  # as a copy that follows links leaves it
@@ -86,11 +89,16 @@ def saved_step(run_dir: Path, settings: Settings, world: World) -> int | None:
     if steps and not settings.resume:
         has = f"{run_dir} already holds a run (checkpoint-{steps[-1]})"
         raise UserError(f"{has}; go on with {settings.resumed_by}, or use another folder")
-    found = checkpoint.newest_intact(run_dir, world.say) if world.is_main else None
+    found = checkpoint.newest_intact(run_dir, say or world.say) if world.is_main else None
     (step,) = world.sum([-1 if found is None and world.is_main else found or 0])  # rank 0 decides
     if steps and step < 0:
         raise UserError(f"{run_dir}: none of its {len(steps)} checkpoints is intact; move them away to start anew")
-    return int(step) if step >= 0 else None
+    if step < 0:
+        return None
+    path = checkpoint.folder(run_dir, int(step))
+    now = json.loads(json.dumps(definition.identity))  # as a file gives it back
+    check_identity(path, checkpoint.read_state(path)["identity"], now, definition.may_grow)
+    return int(step)
 
 
 def check_identity(path: Path, saved: dict[str, Any], current: dict[str, Any], may_grow: Sequence[str]) -> None:

@@ -19,12 +19,13 @@ from core.distributed import World
 from core.errors import Interrupted, RunFailed, UserError
 from core.evaluate import Measure, Slices, answered_by, matching, measure_abreast
 from core.model import GPT, loss_sum
+from core.plan import Definition, Evaluate, Phase, Settings, saved_step
 from core.prefetch import Prefetcher
 from core.report import table
 from core.run_config import SavedRunConfig
 from core.signals import StopSignals
 from core.stacked import StackedGPT, side_by_side
-from core.trainer import Definition, Evaluate, Phase, Run, Settings
+from core.trainer import Run
 
 T = TypeVar("T", bound=SavedRunConfig)
 End = dict[str, Any] | RunFailed  # the summary of a run, or why it failed
@@ -54,15 +55,14 @@ def carry_out(config: T, prepare: Callable[[T, World], Replica], labels: Sequenc
     Raises as `train`, and RunFailed with a line for each run that failed, once the others have ended.
     """
     configs = config.of_each_seed()
+    for one in configs:
+        one.check_machine()
     with config.join() as world:
-        with leaving_nothing_if_refused(configs):
-            replicas = [prepare(one, world) for one in configs]
-            for one in configs:
-                one.check_machine()
-            if config.seeds is None:
-                ends: Sequence[End] = [trainer.train(*replicas[0].arguments, world)]
-            else:
-                ends = train(replicas, world)
+        replicas = [prepare(one, world) for one in configs]
+        if config.seeds is None:
+            ends: Sequence[End] = [trainer.train(*replicas[0].arguments, world)]
+        else:
+            ends = train(replicas, world)
         summaries = {one.seed: end for one, end in zip(configs, ends, strict=True) if not isinstance(end, RunFailed)}
         for one, replica in zip(configs, replicas, strict=True):
             if one.seed in summaries:
@@ -73,17 +73,6 @@ def carry_out(config: T, prepare: Callable[[T, World], Replica], labels: Sequenc
     if failures:
         raise RunFailed(*failures)
     return list(summaries.values())
-
-
-@contextmanager
-def leaving_nothing_if_refused(configs: Sequence[SavedRunConfig]) -> Iterator[None]:
-    """Takes away folders that were made for runs of which one cannot be."""
-    try:
-        yield
-    except UserError:
-        for one in configs:
-            files.remove_unused(one.run_dir)
-        raise
 
 
 def rows_of_seeds(summaries: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -154,20 +143,26 @@ def check(replicas: Sequence[Replica]) -> None:
 
 
 def open_all(runs: Sequence[Run], definitions: Sequence[Definition], stack: ExitStack, ended: dict[int, End]) -> None:
-    """Opens each run's session. Raises UserError with the problems of all of them, before any folder is changed."""
-    problems: list[str] = []
-    for number, (run, definition) in enumerate(zip(runs, definitions, strict=True)):
-        try:
-            with failing_alone(number, ended):
-                stack.enter_context(run.holding(definition))
-        except UserError as error:
-            problems += error.problems
-    if problems:
-        raise UserError(*problems)
-    for number, (run, definition) in enumerate(zip(runs, definitions, strict=True)):
-        if number not in ended:
-            with failing_alone(number, ended):
-                stack.enter_context(run.session(definition, is_shown=False))
+    """Opens each run's session, once no folder is found to be another run's. Raises UserError with all problems."""
+
+    def look(run: Run, definition: Definition) -> None:
+        if run.run_dir.exists():
+            with files.lock(run.run_dir):
+                saved_step(run.run_dir, definition, run.settings, run.world, say=lambda text: None)  # it is said below
+
+    def enter(run: Run, definition: Definition) -> None:
+        stack.enter_context(run.session(definition, is_shown=False))
+
+    for do in (look, enter):
+        problems: list[str] = []
+        for number, (run, definition) in enumerate(zip(runs, definitions, strict=True)):
+            try:
+                with failing_alone(number, ended), run.failing_in_words():
+                    do(run, definition)
+            except UserError as error:
+                problems += error.problems
+        if problems:
+            raise UserError(*problems)
 
 
 @contextmanager

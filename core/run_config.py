@@ -112,7 +112,7 @@ class RunConfig(Config, ABC):
             raise UserError("compile: reduce-overhead replays CUDA graphs, which takes a GPU; without one use true")
         if self.wandb is not None:
             tracking.check_wandb(self.wandb_key)
-        files.make_folder(self.run_dir, self.folder_key)
+        files.check_folder(self.run_dir, self.folder_key)
 
 
 class SavedRunConfig(RunConfig):

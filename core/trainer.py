@@ -21,7 +21,7 @@ from core.evaluate import Slices, answered
 from core.model import LanguageModel, loss_sum
 from core.packing import packed
 from core.parallel import spread
-from core.plan import Definition, Evaluate, Phase, Settings, check_identity, saved_step
+from core.plan import Definition, Evaluate, Phase, Settings, saved_step
 from core.prefetch import Prefetcher
 from core.profiler import Profiler
 from core.signals import StopSignals
@@ -60,7 +60,7 @@ def train(
     everything saved).
     """
     run = Run(model, plan, evaluate, settings, run_dir, world)
-    with StopSignals() as stop, run.holding(definition), run.session(definition):
+    with StopSignals() as stop, run.session(definition):
         run.measure_at_start()
         for phase, step in run.remaining():
             if step == 0 and len(plan) > 1:
@@ -116,18 +116,13 @@ class Run:
         self.read_tokens, self.padding = 0, 0  # on this rank, in this session
 
     @contextmanager
-    def holding(self, definition: Definition) -> Iterator[None]:
-        """Holds the run's folder, and is where it stands. Writes nothing but the lock. Raises UserError."""
-        with self.failing_in_words(), files.lock(self.run_dir) if self.world.is_main else nullcontext():
-            self.restore(definition)
-            yield
-
-    @contextmanager
     def session(self, definition: Definition, is_shown: bool = True) -> Iterator[None]:
-        """Holds all that updates need, from where the run stands. `is_shown`: with a bar."""
+        """Holds the run's folder and all that updates need, from where the run stands. `is_shown`: with a bar."""
         with ExitStack() as stack:
             stack.enter_context(self.failing_in_words())
-            self.take_over(definition)
+            if self.world.is_main:
+                stack.enter_context(files.lock(self.run_dir))
+            self.restore(definition)
             step, settings = self.state.step, self.settings
             tracker = Tracker(self.run_dir, step, self.total, self.world.is_main, settings.wandb, is_shown)
             self.tracker = stack.enter_context(tracker)
@@ -388,19 +383,20 @@ class Run:
         return list(zip(losses, targets, [norm for _, _, norm in rows], strict=True))  # a norm is of all ranks already
 
     def restore(self, definition: Definition) -> None:
-        """Goes on from the newest intact checkpoint, or starts. Raises UserError."""
+        """Goes on from the newest intact checkpoint, or starts; then writes config.yaml. Raises UserError."""
         self.identity, self.position = json.loads(json.dumps(definition.identity)), definition.position
-        step = saved_step(self.run_dir, self.settings, self.world)
+        step = saved_step(self.run_dir, definition, self.settings, self.world)
         if step is not None:
-            self.load(step, definition)
+            self.load(step)
         elif self.settings.resume:
             self.world.say(f"{self.run_dir} has no checkpoint yet: starting at step 0")
+        if self.world.is_main:
+            tracking.forget_after(self.run_dir, -1 if step is None else step, self.world.say)
+            files.write_whole(self.run_dir / "config.yaml", write_yaml(definition.config))
 
-    def load(self, step: int, definition: Definition) -> None:
-        """Goes on from the checkpoint of a step. Raises UserError if it is of a run with another identity."""
+    def load(self, step: int) -> None:
         path = checkpoint.folder(self.run_dir, step)
         record = checkpoint.read_state(path)
-        check_identity(path, record["identity"], self.identity, definition.may_grow)
         hf.restore(self.model, path)
         self.parallel.hand_out()
         self.parallel.load_optimizer_state(self.optimizer, checkpoint.optimizer_state(path))
@@ -412,16 +408,9 @@ class Run:
             self.state.window = [(0.0, 0.0, norm) for _, _, norm in self.state.window]
         if self.state.best_saved and not checkpoint.folder(self.run_dir, self.state.best_saved[0]).exists():
             self.state.best_saved = None  # somebody deleted it; the best is to be one of those that are left
-        self.world.say(f"resuming {path} at step {step} of {self.total}")
-
-    def take_over(self, definition: Definition) -> None:
-        """Makes what lies in the folder beside checkpoints that of a run which stands where this one does."""
-        if not self.world.is_main:
-            return
-        if self.state.best_saved:
+        if self.world.is_main and self.state.best_saved:
             checkpoint.link_best(self.run_dir, self.state.best_saved[0])
-        tracking.forget_after(self.run_dir, self.state.step or -1, self.world.say)  # a run that begins measures at 0
-        files.write_whole(self.run_dir / "config.yaml", write_yaml(definition.config))
+        self.world.say(f"resuming {path} at step {step} of {self.total}")
 
     # --- The end
 

@@ -186,7 +186,7 @@ REFUSED = [
     ({"end_token": "maybe"}, ["--end_token: 'maybe' is not allowed; it takes true or false"]),
     ({"gpt2_size": "big"}, ["--gpt2_size: 'big' is not a size"]),
     ({"early_stopping_perplexity": 1}, ["--early_stopping_perplexity: 1 is not allowed"]),
-    ({"pretrained_model": "{tmp}/none"}, ["pretrained_model_path: {tmp}/none does not exist"]),
+    ({"pretrained_model": "{tmp}/none"}, ["pretrained_model: {tmp}/none does not exist"]),
     ({"weights_to_transfer": "attn"}, ["weights_to_be_transferred is ['attn']", "does not say where from"]),
     ({"warmup_steps": 12}, ["warmup_steps is 12"]),
 ]
