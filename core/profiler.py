@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from core import files
 from core.distributed import World
 
 PARTS = ("data wait", "forward", "backward", "optimiser", "logging")
@@ -61,18 +60,25 @@ class Profiler:
         if watched >= 0:
             self._trace.stop()
         if watched > 0:
-            self.world.say(f"{self.summary(watched)}\n{self.write(watched)}")
+            there = ", for chrome://tracing" if self.write() else " could not be written"
+            self.world.say(f"{self.summary(watched)}\ntrace of {watched} updates{there}: {self.path}")
         else:
             self.world.say(f"profile: no trace of {self.updates} updates, as the first {WARM_UP} pass unseen")
 
-    def write(self, watched: int) -> str:
-        """Writes the trace, and says where it is, or that the disk would not take it, of which PyTorch only logs."""
-        partial = files.partial_of(self.path)
-        self._trace.export_chrome_trace(str(partial))
-        if not partial.is_file():
-            return f"profile: the trace could not be written to {self.path}"
-        partial.replace(self.path)
-        return f"trace of {watched} updates, for chrome://tracing: {self.path}"
+    def write(self) -> bool:
+        """Writes the trace; whether it could be.
+
+        On a full disk the library raises nothing, and keeps the part that it has written, where checkpoints are to be
+        saved.
+        """
+        if self.path.is_file():
+            self.path.unlink()  # an earlier session's, not to be taken for this one's
+        self._trace.export_chrome_trace(str(self.path))
+        partial = self.path.with_name(f"{TRACE}.tmp")
+        if partial.exists():
+            partial.write_bytes(b"")  # the library still has it open, so that to delete it alone would free nothing
+            partial.unlink()
+        return self.path.is_file()
 
     def summary(self, watched: int) -> str:
         total = sum(self.seconds.values())

@@ -83,6 +83,15 @@ def test_a_small_disk_that_is_full(trial, tmp_path, kilobytes):
         trial.goes_on(run)
 
 
+def test_a_trace_that_a_disk_has_no_room_for_leaves_it_to_checkpoints(trial, tmp_path):
+    with small_disk(tmp_path / "disk", 1500):
+        run = tmp_path / "disk" / "run"
+        outcome = trial.run(run, max_steps=15, profile=True)
+        assert outcome.status == 0, outcome.said
+        assert f"trace of 10 updates could not be written: {run}/trace.json" in outcome.said
+        assert not list(run.glob("trace.json*"))
+
+
 def test_a_disk_that_turns_read_only(trial, tmp_path):
     with small_disk(tmp_path / "disk", 1000):
         run = tmp_path / "disk" / "run"
