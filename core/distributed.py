@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from core.errors import UserError
+
 LOST = re.compile("gloo|nccl|timed out|connection (closed|reset)|broken pipe", re.IGNORECASE)  # their words for it
 
 
@@ -115,7 +117,10 @@ def join(device: str | int = "auto", timeout: timedelta = timedelta(minutes=10))
     if processes() == 1:
         yield World(device=chosen)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
+    except ValueError as error:  # as where WORLD_SIZE is set, but not the rest of what torchrun sets
+        raise UserError(f"WORLD_SIZE is {processes()}, but this is no process of torchrun's: {error}") from error
     try:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
     finally:

@@ -192,6 +192,12 @@ def test_a_folder_that_cannot_be_written_is_refused(refused, tmp_path):
     assert f"save_dir: {tmp_path}/file/run cannot be written: Not a directory" in said
 
 
+def test_an_environment_of_half_of_torchrun_is_told_in_words(refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (said,) = refused(*flags(save_dir=tmp_path / "run"))
+    assert "WORLD_SIZE is 2, but this is no process of torchrun's: " in said
+
+
 def test_a_missing_wandb_is_said_before_anything_starts(refused, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     (said,) = refused(*flags(save_dir=tmp_path / "run", wandb_enable=True))
