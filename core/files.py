@@ -100,8 +100,8 @@ def check_folder(path: Path, key: str) -> None:
 
     It leaves nothing, as what is asked for may still be refused for other reasons.
     """
-    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     try:
+        there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
         TemporaryFile(dir=there).close()
     except OSError as error:
         raise UserError(f"{key}: {path} cannot be written: {error.strerror}") from error

@@ -1,6 +1,9 @@
 """Whatever a person gets wrong is answered in lines, before any work, and nothing is written."""
 
+import errno
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from small_runs import SMALL, flags
@@ -190,6 +193,17 @@ def test_a_folder_that_cannot_be_written_is_refused(refused, tmp_path):
     (tmp_path / "file").write_text("in the way")
     (said,) = refused(*flags(save_dir=tmp_path / "file" / "run"))
     assert f"save_dir: {tmp_path}/file/run cannot be written: Not a directory" in said
+
+
+def test_a_folder_that_cannot_be_looked_into_is_refused(refused, tmp_path, monkeypatch):
+    def exists(path: Path) -> bool:  # as within a folder of somebody else's; tests may run as root, who may do all
+        if path == tmp_path / "closed" / "run":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return os.path.exists(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    (said,) = refused(*flags(save_dir=tmp_path / "closed" / "run"))
+    assert f"save_dir: {tmp_path}/closed/run cannot be written: Permission denied" in said
 
 
 def test_an_environment_of_half_of_torchrun_is_told_in_words(refused, tmp_path, monkeypatch):
