@@ -1,9 +1,11 @@
 """What options of benchmarks may be: refused in words by argparse, before anything is measured."""
 
 import argparse
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from core.errors import UserError
+from core.files import check_folder
 
 
 def count(text: str) -> int:
@@ -15,9 +17,12 @@ def count(text: str) -> int:
 def new_file(text: str) -> Path:
     """A file that is written at the end: the work of minutes should not be lost to a name."""
     path = Path(text)
-    there = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text} cannot be written")
+    try:
+        check_folder(path.absolute().parent, text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder")
     return path
 
 
